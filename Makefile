@@ -1,0 +1,53 @@
+# Everything a user or a developer does, each in one word. `make help` lists them.
+SHELL := /bin/bash
+PYTHON ?= python3.11
+BIN := .venv/bin
+# Where this is set, every start compiles every import again; the program is slow without its bytecode.
+unexport PYTHONDONTWRITEBYTECODE
+
+.PHONY: help install demo up test lint bench lock
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install: .venv/installed ## make .venv from pinned, hashed requirements
+
+.venv/uv: requirements/uv.txt
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --require-hashes --no-deps -r requirements/uv.txt
+	@touch $@
+
+.venv/installed: .venv/uv requirements/runtime.txt pyproject.toml
+	@if [ -e .venv/installed-test ]; then rm .venv/installed-test; fi
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements/runtime.txt
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q payments_pipeline
+	@touch $@
+
+.venv/installed-test: .venv/installed requirements/test.txt
+	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --require-hashes --no-deps --compile-bytecode -r requirements/test.txt
+	@touch $@
+
+demo: .venv/installed ## a season's first days end to end, on an embedded stack
+	$(BIN)/payments-pipeline demo
+
+up: .venv/installed ## everything running, the Dagster UI on 127.0.0.1:3000
+	exec $(BIN)/payments-pipeline up
+
+test: .venv/installed-test ## lint and all tests
+	$(MAKE) lint
+	$(BIN)/pytest
+
+lint: .venv/installed-test ## format, lint and types, warnings as errors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/installed-test ## measure; JSON lines
+	$(BIN)/python -m benchmarks
+
+UV_LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11
+lock: .venv/uv ## renew the pinned requirements
+	$(UV_LOCK) requirements/uv.in -o requirements/uv.txt
+	$(UV_LOCK) pyproject.toml requirements/build.in -o requirements/runtime.txt
+	$(UV_LOCK) pyproject.toml requirements/build.in requirements/test.in -c requirements/runtime.txt -o requirements/test.txt

@@ -1,0 +1,1 @@
+"""Football match results into participant shares, payout instructions and settlement records."""

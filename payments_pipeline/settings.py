@@ -1,0 +1,98 @@
+"""The only reader of the environment.
+
+Belongs here: every setting with its default and meaning. Does not belong here: opening anything a setting names.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from pathlib import Path
+from typing import Annotated
+from zoneinfo import ZoneInfo, available_timezones
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from payments_pipeline.domain.errors import ConfigurationError
+
+
+def _known_zone(name: str) -> str:
+    if name not in available_timezones():
+        raise ValueError(f"{name!r} is no IANA time zone; write one such as Europe/London")
+    return name
+
+
+class Settings(BaseSettings):
+    """All settings; with none of them set everything runs embedded below `home`."""
+
+    model_config = SettingsConfigDict(env_prefix="PAYMENTS_", frozen=True, extra="ignore", env_ignore_empty=True)
+
+    home: Path = Field(Path(".payments"), description="Folder of the embedded servers, their data and logs.")
+    landing_url: str = Field("", description="Landing zone: a folder or s3://bucket/prefix. Default: <home>/landing.")
+    reference_url: str = Field("", description="Reference data: a folder or s3://…. Default: <home>/reference.")
+    storage_url: str = Field("", description="Where assets are stored: a folder or s3://…. Default: <home>/storage.")
+    postgres_url: SecretStr | None = Field(
+        None, description="Business database, by the run-time login. Default: the embedded server."
+    )
+    migrator_url: SecretStr | None = Field(
+        None, description="The same database by the login that migrates it. Default: PAYMENTS_POSTGRES_URL."
+    )
+    approver_url: SecretStr | None = Field(
+        None, description="The same database by an approver's own login; only the commands that approve read it."
+    )
+    dagster_postgres_url: SecretStr | None = Field(
+        None,
+        description="Dagster's own storage. Default: beside the business database, its name with _dagster appended.",
+    )
+    processor: str = Field("sandbox", description="Which processor carries instructions out.")
+    processor_url: str | None = Field(None, description="Its address. Default: the embedded sandbox.")
+    processor_key: SecretStr | None = Field(None, description="Its API key. Default: the embedded sandbox's.")
+    config: Path | None = Field(
+        None, description="Policy file: limits, minimums, expiries per currency. Default: the package's payments.toml."
+    )
+    ui_port: int = Field(3000, ge=1, le=65535, description="Port of the Dagster UI on 127.0.0.1.")
+    timezone: Annotated[str, AfterValidator(_known_zone)] = Field(
+        "Europe/London", description="Zone whose calendar days are the partitions and whose 03:00 is the schedule."
+    )
+    start_date: date = Field(date(2018, 1, 1), description="First match day there is a partition for.")
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The pipeline's time zone."""
+        return ZoneInfo(self.timezone)
+
+    @property
+    def home_dir(self) -> Path:
+        """`home`, absolute."""
+        return self.home.expanduser().absolute()
+
+    @property
+    def landing(self) -> str:
+        """Landing zone, default filled in."""
+        return self.landing_url or str(self.home_dir / "landing")
+
+    @property
+    def reference(self) -> str:
+        """Reference data, default filled in."""
+        return self.reference_url or str(self.home_dir / "reference")
+
+    @property
+    def storage(self) -> str:
+        """Asset storage, default filled in."""
+        return self.storage_url or str(self.home_dir / "storage")
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: a value cannot be used; names the variable, the fault and what is expected.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        faults = "; ".join(
+            f"PAYMENTS_{'_'.join(str(part) for part in fault['loc']).upper()}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(f"settings cannot be used: {faults}. Nothing ran.") from None
