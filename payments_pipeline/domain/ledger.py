@@ -1,0 +1,364 @@
+"""Posting: the difference between what a day's shares say and what has already been posted for them.
+
+Belongs here: which matches may be posted, the entries that post them, and why the others are left alone. Does not
+belong here: locks, tables, how shares are computed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+
+import numpy as np
+import pandas as pd
+
+from payments_pipeline.domain.errors import InvariantError
+from payments_pipeline.domain.ids import business_ids
+
+#: A share's key: what a posting is the n-th of. The account stands for the party.
+ENTRY_KEY = ["match_id", "pot", "pot_party_id", "line_no", "account", "currency"]
+#: `recipient` of the line that debits the pot itself.
+POT_RECIPIENT = "pot"
+SUSPENSE = "suspense"
+
+
+class BreakReason(StrEnum):
+    """Why a match was left alone; the first that applies."""
+
+    POSTED_UNDER_ANOTHER_DAY = "posted_under_another_day"
+    OLDER_REVISION = "older_revision"
+    SAME_REVISION_OTHER_CONTENT = "same_revision_other_content"
+    REVENUE_MISSING = "revenue_missing"
+    PARTICIPANT_MISSING = "participant_missing"
+    CURRENCY_CHANGED = "currency_changed"
+    RULES_CHANGED = "rules_changed"
+    ABSENT = "absent"
+    REJECTED = "rejected"
+
+
+WORDS = {
+    BreakReason.POSTED_UNDER_ANOTHER_DAY: (
+        "is posted under {posted_day}. To move it, give {posted_day} a newer revision that owes nothing "
+        "(postponed, cancelled or void, revenue 0), run {posted_day}, then this day."
+    ),
+    BreakReason.OLDER_REVISION: (
+        "comes as revision {revision}, and revision {posted_revision} is posted. Deliver the newer revision again."
+    ),
+    BreakReason.SAME_REVISION_OTHER_CONTENT: (
+        "comes with other content under the revision {revision} that is posted. Deliver the change as a newer revision."
+    ),
+    BreakReason.REVENUE_MISSING: (
+        "has no revenue_minor now, and had when it was posted. Deliver the revenue, or 0 where there is none."
+    ),
+    BreakReason.PARTICIPANT_MISSING: (
+        "lacks {missing}, posted earlier. Deliver the participant again, or a newer revision of the match without."
+    ),
+    BreakReason.CURRENCY_CHANGED: (
+        "is posted in {posted_currency} and its competition says {currency} now. A competition's currency never "
+        "changes: restore it, and start a new competition."
+    ),
+    BreakReason.RULES_CHANGED: (
+        "was posted under other rules of {competition_id}. The difference waits until the change of rules is accepted."
+    ),
+    BreakReason.ABSENT: "is posted and not in the landing zone now. Deliver it again, or a newer revision that says what became of it.",
+    BreakReason.REJECTED: "is posted and its input is rejected now ({why}). Mend the input; rejected_records has the rows.",
+}
+
+
+@dataclass(frozen=True)
+class PostingPlan:
+    """What a posting writes; all frames empty where there is nothing to say.
+
+    Attributes:
+        matches: one row per match whose posted state changes; columns of `match_postings` but day and sequence.
+        journals: journal_id, match_id, posting_no.
+        entries: columns of `ledger_entries`; per journal and currency debits equal credits.
+        breaks: match_id, reason, words.
+    """
+
+    matches: pd.DataFrame
+    journals: pd.DataFrame
+    entries: pd.DataFrame
+    breaks: pd.DataFrame
+
+
+def _text(column: pd.Series) -> pd.Series:
+    return column.astype(object)
+
+
+def share_entries(shares: pd.DataFrame) -> pd.DataFrame:
+    """Give the ledger lines that shares stand for, one per key.
+
+    Args:
+        shares: frame of `schemas.PARTICIPANT_SHARES`.
+
+    Returns:
+        ENTRY_KEY, recipient, schedule_version, amount_minor: int64, > 0 a credit, < 0 a debit; each match sums to 0.
+    """
+    party = _text(shares["party_id"])
+    lines = pd.DataFrame(
+        {
+            "match_id": _text(shares["match_id"]),
+            "pot": _text(shares["pot"]),
+            "pot_party_id": _text(shares["pot_party_id"]),
+            "line_no": shares["line_no"].astype("int64"),
+            "account": np.where(shares["line_no"] == 0, SUSPENSE, "party:" + party),
+            "currency": _text(shares["currency"]),
+            "recipient": _text(shares["recipient"]),
+            "schedule_version": _text(shares["schedule_version"]),
+            "amount_minor": shares["amount_minor"].astype("int64"),
+        }
+    )
+    revenue = lines["pot"] == "revenue"
+    pots = (
+        lines[revenue]
+        .assign(account="pot:" + _text(shares["competition_id"])[revenue], line_no=0, recipient=POT_RECIPIENT)
+        .groupby([*ENTRY_KEY, "recipient", "schedule_version"], sort=False, observed=True, as_index=False)[
+            "amount_minor"
+        ]
+        .sum()
+    )
+    pots["amount_minor"] = -pots["amount_minor"]
+    return pd.concat([lines, pots[lines.columns]], ignore_index=True)
+
+
+def participant_keys(participants: pd.DataFrame) -> pd.Series:
+    """Give each match's participants as sorted canonical JSON, `[[party_id, club_id, role], …]`, by match_id."""
+    if participants.empty:
+        return pd.Series([], index=pd.Index([], name="match_id", dtype=object), dtype=object)
+    frame = participants[["match_id", "party_id", "club_id", "role"]].astype(object)
+    frame = frame.where(frame.notna(), "").sort_values(["match_id", "party_id"])
+    boundaries = np.flatnonzero(np.r_[True, frame["match_id"].to_numpy()[1:] != frame["match_id"].to_numpy()[:-1]])
+    triples = frame[["party_id", "club_id", "role"]].to_numpy().tolist()
+    ends = [*boundaries[1:].tolist(), len(triples)]
+    texts = [
+        json.dumps(triples[start:end], separators=(",", ":"), ensure_ascii=False)
+        for start, end in zip(boundaries.tolist(), ends, strict=True)
+    ]
+    return pd.Series(texts, index=pd.Index(frame["match_id"].to_numpy()[boundaries], name="match_id"), dtype=object)
+
+
+def _missing_participants(posted: str, current: str) -> list[str]:
+    now = {tuple(triple) for triple in json.loads(current)}
+    return [triple[0] for triple in json.loads(posted) if tuple(triple) not in now]
+
+
+def plan_posting(
+    day: date,
+    matches: pd.DataFrame,
+    participants: pd.DataFrame,
+    shares: pd.DataFrame,
+    rejected: pd.DataFrame,
+    posted_matches: pd.DataFrame,
+    posted_entries: pd.DataFrame,
+) -> PostingPlan:
+    """Work out what a day's posting writes.
+
+    Args:
+        day: the match day.
+        matches: frame of `schemas.MATCH_RESULTS`, of this day.
+        participants: frame of `schemas.MATCH_PARTICIPANTS`.
+        shares: frame of `schemas.PARTICIPANT_SHARES`, computed from the two.
+        rejected: match_id and reason of the day's rejected match rows.
+        posted_matches: newest `match_postings` row of every match in `matches` and of every match held by this day.
+        posted_entries: per key of those matches: ENTRY_KEY, recipient, schedule_version, amount_minor (the sum
+            posted, > 0 a credit) and posting_no (how many postings).
+
+    Returns:
+        The plan; empty where the day says what is posted already.
+
+    Raises:
+        InvariantError: an entry set does not balance; nothing may be posted.
+
+    Source: docs/concepts/posting.md.
+    """
+    current = share_entries(shares)
+    keys_now = participant_keys(participants)
+    state = _text_frame(matches, MATCH_STATE).merge(
+        posted_matches.add_prefix("posted_").rename(columns={"posted_match_id": "match_id"}), on="match_id", how="left"
+    )
+    state["participants"] = state["match_id"].map(keys_now).fillna("[]")
+    deltas = _deltas(current, posted_entries)
+    differs = state["match_id"].isin(deltas["match_id"].unique())
+    has_shares = state["match_id"].isin(current["match_id"].unique())
+    reasons, details = _break_reasons(day, state, differs=differs, has_shares=has_shares)
+    silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares
+    postable = state[reasons.eq("")]
+    breaks = [_break_rows(state, reasons.where(~silent, ""), details)]
+    breaks.append(_absent(day, state, rejected, posted_matches))
+
+    deltas = deltas[deltas["match_id"].isin(postable["match_id"])]
+    changed = postable[
+        postable["posted_posting_no"].isna()
+        | postable["match_id"].isin(deltas["match_id"].unique())
+        | _state_differs(postable)
+    ].copy()
+    changed["posting_no"] = changed["posted_posting_no"].fillna(0).astype("int64") + 1
+    changed["is_open"] = changed["match_id"].isin(current["match_id"].unique())
+    journals, entries = _entries(day, deltas, changed)
+    return PostingPlan(
+        matches=changed[["posting_no", "is_open", "participants", *MATCH_STATE]].reset_index(drop=True),
+        journals=journals,
+        entries=entries,
+        breaks=pd.concat(breaks, ignore_index=True).sort_values("match_id", ignore_index=True),
+    )
+
+
+#: What of a match is kept with its posting.
+MATCH_STATE = [
+    "match_id",
+    "competition_id",
+    "revision",
+    "content_hash",
+    "rules_hash",
+    "schedule_version",
+    "currency",
+    "payout_policy",
+    "revenue_minor",
+]
+
+
+def _text_frame(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    picked = frame[columns].copy()
+    for column in columns:
+        if isinstance(picked[column].dtype, pd.CategoricalDtype):
+            picked[column] = _text(picked[column])
+    picked["revision"] = picked["revision"].astype("int64")
+    picked["revenue_minor"] = picked["revenue_minor"].astype("Int64")
+    return picked
+
+
+def _deltas(current: pd.DataFrame, posted: pd.DataFrame) -> pd.DataFrame:
+    merged = current.merge(posted, on=ENTRY_KEY, how="outer", suffixes=("", "_posted"), sort=False)
+    for column in ("recipient", "schedule_version"):
+        merged[column] = merged[column].where(merged[column].notna(), merged[f"{column}_posted"])
+    now = merged["amount_minor"].astype("Int64").fillna(0).astype("int64")
+    before = merged["amount_minor_posted"].astype("Int64").fillna(0).astype("int64")
+    merged["amount_minor"] = now - before
+    merged["posting_no"] = merged["posting_no"].astype("Int64").fillna(0).astype("int64") + 1
+    return merged.loc[
+        merged["amount_minor"] != 0, [*ENTRY_KEY, "recipient", "schedule_version", "amount_minor", "posting_no"]
+    ]
+
+
+def _state_differs(state: pd.DataFrame) -> pd.Series:
+    differs = pd.Series(False, index=state.index)
+    for column in ("revision", "content_hash", "rules_hash", "participants"):
+        differs |= state[column].ne(state[f"posted_{column}"])
+    return differs
+
+
+def _break_reasons(
+    day: date, state: pd.DataFrame, *, differs: pd.Series, has_shares: pd.Series
+) -> tuple[pd.Series, dict[str, list[str]]]:
+    """Give each match its break reason ("" where it may be posted) and the participants that are missing."""
+    posted = state["posted_posting_no"].notna()
+    is_open = state["posted_is_open"].eq(True)  # noqa: FBT003 - null counts as not open
+    same_revision = posted & state["revision"].eq(state["posted_revision"])
+    suspects = same_revision & state["participants"].ne(state["posted_participants"])
+    missing = {
+        match_id: gone
+        for match_id, before, now in state.loc[
+            suspects, ["match_id", "posted_participants", "participants"]
+        ].itertuples(index=False)
+        if (gone := _missing_participants(before, now))
+    }
+    conditions = [
+        (BreakReason.POSTED_UNDER_ANOTHER_DAY, is_open & state["posted_match_day"].ne(day)),
+        (BreakReason.OLDER_REVISION, posted & state["revision"].lt(state["posted_revision"].fillna(0))),
+        (
+            BreakReason.SAME_REVISION_OTHER_CONTENT,
+            same_revision & state["content_hash"].ne(state["posted_content_hash"]),
+        ),
+        (BreakReason.REVENUE_MISSING, state["revenue_minor"].isna() & state["posted_revenue_minor"].notna()),
+        (BreakReason.PARTICIPANT_MISSING, state["match_id"].isin(missing)),
+        (BreakReason.CURRENCY_CHANGED, is_open & state["currency"].ne(state["posted_currency"])),
+        (BreakReason.RULES_CHANGED, is_open & state["rules_hash"].ne(state["posted_rules_hash"]) & differs),
+    ]
+    reasons = np.select(
+        [condition.to_numpy(dtype=bool) for _, condition in conditions], [str(reason) for reason, _ in conditions], ""
+    )
+    return pd.Series(reasons, index=state.index, dtype=object), missing
+
+
+def _break_rows(state: pd.DataFrame, reasons: pd.Series, missing: dict[str, list[str]]) -> pd.DataFrame:
+    broken = state[reasons.ne("")].assign(reason=reasons)
+    words = [
+        f"match {row['match_id']} "
+        + WORDS[BreakReason(row["reason"])].format(
+            posted_day=row["posted_match_day"],
+            revision=row["revision"],
+            posted_revision=row["posted_revision"],
+            currency=row["currency"],
+            posted_currency=row["posted_currency"],
+            competition_id=row["competition_id"],
+            missing=", ".join(missing.get(row["match_id"], [])),
+        )
+        for row in broken.to_dict("records")
+    ]
+    return pd.DataFrame(
+        {"match_id": broken["match_id"].to_numpy(object), "reason": broken["reason"].to_numpy(object), "words": words},
+        dtype=object,
+    )
+
+
+def _absent(day: date, state: pd.DataFrame, rejected: pd.DataFrame, posted: pd.DataFrame) -> pd.DataFrame:
+    held = posted["is_open"].astype(bool) & posted["match_day"].eq(day) & ~posted["match_id"].isin(state["match_id"])
+    gone = posted.loc[held, "match_id"]
+    why = rejected.drop_duplicates("match_id").set_index("match_id")["reason"]
+    reasons = np.where(gone.isin(why.index), BreakReason.REJECTED, BreakReason.ABSENT)
+    words = [
+        f"match {match_id} " + WORDS[BreakReason(reason)].format(why=why.get(match_id, ""))
+        for match_id, reason in zip(gone, reasons, strict=True)
+    ]
+    return pd.DataFrame({"match_id": gone.to_numpy(object), "reason": reasons, "words": words}, dtype=object)
+
+
+def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    posting_no = changed.set_index("match_id")["posting_no"]
+    journals = changed.loc[changed["match_id"].isin(deltas["match_id"].unique()), ["match_id", "posting_no"]].copy()
+    journals["journal_id"] = business_ids("accrual", journals["match_id"], journals["posting_no"])
+    amount = deltas["amount_minor"]
+    account = deltas["account"].astype(object)
+    entries = pd.DataFrame(
+        {
+            "entry_id": business_ids("accrual_entry", *(deltas[column] for column in [*ENTRY_KEY, "posting_no"])),
+            "journal_id": deltas["match_id"].map(journals.set_index("match_id")["journal_id"]).to_numpy(object),
+            "kind": "accrual",
+            "day": day,
+            "account": account.to_numpy(object),
+            "party_id": account.where(account.str.startswith("party:"), None)
+            .str.removeprefix("party:")
+            .to_numpy(object),
+            "currency": deltas["currency"].to_numpy(object),
+            "debit_minor": (-amount).clip(lower=0).to_numpy(),
+            "credit_minor": amount.clip(lower=0).to_numpy(),
+            "is_item": account.str.startswith("party:").to_numpy(dtype=bool),
+            **{column: deltas[column].to_numpy(object) for column in ("match_id", "pot", "pot_party_id")},
+            "line_no": deltas["line_no"].to_numpy("int64"),
+            "recipient": deltas["recipient"].to_numpy(object),
+            "schedule_version": deltas["schedule_version"].to_numpy(object),
+            "posting_no": deltas["posting_no"].to_numpy("int64"),
+        }
+    )
+    check_balanced(entries)
+    assert posting_no.index.is_unique
+    return journals.reset_index(drop=True), entries
+
+
+def check_balanced(entries: pd.DataFrame) -> None:
+    """Refuse entries whose debits and credits differ within a journal and currency.
+
+    Raises:
+        InvariantError: names the journal, its currency and by how much; nothing was posted.
+    """
+    totals = entries.groupby(["journal_id", "currency"], sort=False)[["debit_minor", "credit_minor"]].sum()
+    bad = totals[totals["debit_minor"] != totals["credit_minor"]]
+    if not bad.empty:
+        (journal_id, currency), row = next(iter(bad.iterrows()))
+        raise InvariantError(
+            f"journal {journal_id} would not balance in {currency}: debits {row['debit_minor']}, credits "
+            f"{row['credit_minor']}. Nothing was posted. This is a defect of the program: report it."
+        )

@@ -1,0 +1,175 @@
+"""The business database: connections, locks, and moving frames in and out by COPY.
+
+Belongs here: what every store needs. Does not belong here: any table's name, any rule.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from enum import IntEnum
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+from psycopg import sql
+
+from payments_pipeline.domain.errors import ConfigurationError
+
+#: What a store's transaction may wait between two of its own statements; a stalled program gives its locks back.
+IDLE_IN_TRANSACTION_TIMEOUT = "10min"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """Who writes: kept with every row.
+
+    Attributes:
+        run_id: Dagster's run.
+        code_version: version of this program.
+        maker: who started the run; `scheduler` for the schedule.
+    """
+
+    run_id: str
+    code_version: str
+    maker: str
+
+
+class Lock(IntEnum):
+    """Advisory locks, first of their two keys."""
+
+    DAY = 7_203_100
+    SWEEP = 7_203_101
+    DISPATCH = 7_203_102
+    SETTLEMENT = 7_203_103
+
+
+@contextmanager
+def connect(url: str) -> Iterator[psycopg.Connection]:
+    """Open a connection in autocommit; transactions are opened by name where they belong.
+
+    Raises:
+        ConfigurationError: the server does not answer or refuses the login.
+    """
+    try:
+        connection = psycopg.connect(
+            url,
+            autocommit=True,
+            connect_timeout=15,
+            application_name="payments_pipeline",
+            options=f"-c search_path=payments -c timezone=UTC -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
+        )
+    except psycopg.OperationalError as error:
+        raise ConfigurationError(
+            f"the business database does not answer: {str(error).strip()}. No money moved. "
+            "Check PAYMENTS_POSTGRES_URL, or start the embedded server with `make up`."
+        ) from error
+    with connection:
+        yield connection
+
+
+@contextmanager
+def session_lock(connection: psycopg.Connection, lock: Lock, key: int = 0) -> Iterator[None]:
+    """Hold an advisory lock for a block, across its transactions; waits for whoever holds it."""
+    connection.execute("SELECT pg_advisory_lock(%s, %s)", (int(lock), key))
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            connection.execute("SELECT pg_advisory_unlock(%s, %s)", (int(lock), key))
+
+
+def day_key(day: date) -> int:
+    """Give a day's second lock key."""
+    return day.toordinal()
+
+
+def copy_frame(
+    cursor: psycopg.Cursor[Any], table: str, frame: pd.DataFrame, columns: Sequence[str] | None = None
+) -> int:
+    """Insert a frame by COPY, in one statement.
+
+    Args:
+        cursor: inside the caller's transaction.
+        table: table of schema payments, or a temporary one.
+        frame: values as Postgres reads them; None is null, an empty string is one.
+        columns: which to write; all of the frame's where not given.
+
+    Returns:
+        Rows inserted.
+    """
+    names = list(columns if columns is not None else frame.columns)
+    if frame.empty:
+        return 0
+    arrow = pa.Table.from_pandas(frame[names], preserve_index=False)
+    plain = pa.table(
+        [column.cast(pa.string()) if pa.types.is_dictionary(column.type) else column for column in arrow.columns],
+        names=names,
+    )
+    buffer = io.BytesIO()
+    pa_csv.write_csv(plain, buffer, pa_csv.WriteOptions(include_header=False, quoting_style="all_valid"))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
+        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, names))
+    )
+    with cursor.copy(statement) as copy:
+        copy.write(buffer.getbuffer())
+    return len(frame)
+
+
+_TYPES = {pa.int64(): pd.Int64Dtype()}
+
+
+def read_frame(
+    cursor: psycopg.Cursor[Any], query: str, parameters: Mapping[str, Any], schema: Mapping[str, pa.DataType]
+) -> pd.DataFrame:
+    """Read a query's rows by COPY.
+
+    Args:
+        cursor: any.
+        query: a SELECT with `{name}` where a parameter goes.
+        parameters: values, quoted by psycopg.
+        schema: each column's name and Arrow type, in order; int64 becomes pandas' Int64 where it holds null.
+
+    Returns:
+        A frame of those columns; strings as objects, dates as `datetime.date`.
+    """
+    statement = sql.SQL("COPY ({}) TO STDOUT (FORMAT csv)").format(
+        sql.SQL(query).format(**{name: sql.Literal(value) for name, value in parameters.items()})
+    )
+    with cursor.copy(statement) as copy:
+        data = b"".join(bytes(block) for block in copy)
+    if not data:
+        table = pa.table({name: pa.array([], kind) for name, kind in schema.items()})
+    else:
+        table = pa_csv.read_csv(
+            io.BytesIO(data),
+            pa_csv.ReadOptions(column_names=list(schema), use_threads=False),
+            pa_csv.ParseOptions(newlines_in_values=True),
+            pa_csv.ConvertOptions(
+                column_types={
+                    name: pa.string() if pa.types.is_boolean(kind) else kind for name, kind in schema.items()
+                },
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=False,
+                null_values=[""],
+            ),
+        )
+    frame = table.to_pandas(date_as_object=True)
+    for name, kind in schema.items():
+        if pa.types.is_boolean(kind):
+            frame[name] = frame[name].eq("t") if len(frame) else frame[name].astype(bool)
+        elif pa.types.is_integer(kind):
+            column = table[name]
+            frame[name] = (
+                pd.array(column.to_numpy(zero_copy_only=False), dtype="int64")
+                if column.null_count == 0
+                else column.to_pandas(types_mapper=_TYPES.get)
+            )
+            if column.null_count == 0:
+                frame[name] = frame[name].astype("int64")
+    return frame
