@@ -5,6 +5,7 @@ Belongs here: every setting with its default and meaning. Does not belong here: 
 
 from __future__ import annotations
 
+import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.domain.policy import Policy
 
 
 def _known_zone(name: str) -> str:
@@ -96,3 +98,24 @@ def load_settings() -> Settings:
             for fault in error.errors(include_input=False, include_url=False)
         )
         raise ConfigurationError(f"settings cannot be used: {faults}. Nothing ran.") from None
+
+
+def load_policy(settings: Settings) -> Policy:
+    """Read the policy file.
+
+    Raises:
+        ConfigurationError: it is missing, is no TOML, or states what policy does not know; names the key and the fault.
+    """
+    path = settings.config or Path(__file__).with_name("payments.toml")
+    try:
+        return Policy.model_validate(tomllib.loads(path.read_text("utf-8")))
+    except OSError as error:
+        raise ConfigurationError(f"PAYMENTS_CONFIG: {path} cannot be read: {error.strerror}. Nothing ran.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"PAYMENTS_CONFIG: {path} is no TOML: {error}. Nothing ran.") from None
+    except ValidationError as error:
+        faults = "; ".join(
+            f"{'.'.join(str(part) for part in fault['loc']) or 'file'}: {fault['msg']}"
+            for fault in error.errors(include_input=False, include_url=False)
+        )
+        raise ConfigurationError(f"PAYMENTS_CONFIG: {path}: {faults}. Nothing ran.") from None

@@ -43,10 +43,12 @@ class RunInfo:
 class Lock(IntEnum):
     """Advisory locks, first of their two keys."""
 
+    #: One posting of a day at a time; second key: the day.
     DAY = 7_203_100
-    SWEEP = 7_203_101
+    #: The one lock of whoever writes instructions, events, claims or releases; held for a transaction.
+    INSTRUCTIONS = 7_203_101
+    #: One dispatch at a time; held across its transactions.
     DISPATCH = 7_203_102
-    SETTLEMENT = 7_203_103
 
 
 @contextmanager
@@ -82,6 +84,11 @@ def session_lock(connection: psycopg.Connection, lock: Lock, key: int = 0) -> It
     finally:
         if not connection.closed:
             connection.execute("SELECT pg_advisory_unlock(%s, %s)", (int(lock), key))
+
+
+def transaction_lock(cursor: psycopg.Cursor[Any], lock: Lock, key: int = 0) -> None:
+    """Take an advisory lock until the end of the transaction; waits for whoever holds it."""
+    cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", (int(lock), key))
 
 
 def day_key(day: date) -> int:

@@ -1,0 +1,1 @@
+"""One module per asset with its checks, in money order."""

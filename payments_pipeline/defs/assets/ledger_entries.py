@@ -1,0 +1,84 @@
+"""`ledger_entries`: the difference between the day's shares and what is posted for them."""
+
+import dagster as dg
+import pandas as pd
+
+from payments_pipeline.defs.assets.lineage import same_input
+from payments_pipeline.defs.check_results import check_result, check_spec
+from payments_pipeline.defs.resources import Inputs, MoneyZone, partition_day, run_info
+from payments_pipeline.domain.checks import posted_differs_from_shares
+from payments_pipeline.storage import checks
+from payments_pipeline.storage.ledger_entries import DayInput, post_day
+
+NAME = "ledger_entries"
+
+
+def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    """Build the asset."""
+
+    @dg.asset(
+        name=NAME,
+        partitions_def=match_days,
+        group_name="ledger",
+        kinds={"postgres"},
+        owners=["team:payments"],
+        description="Balanced double-entry postings: the difference to what the day already posted.",
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        check_specs=[
+            check_spec(
+                NAME, "balanced", "Debits equal credits, per currency and per journal of the day.", blocking=True
+            ),
+            check_spec(NAME, "equals_shares", "What is posted for the day is what its shares say.", blocking=True),
+            check_spec(NAME, "no_posting_breaks", "No match of the day was left alone."),
+        ],
+    )
+    def run(
+        context: dg.AssetExecutionContext,
+        inputs: Inputs,
+        money_zone: MoneyZone,
+        match_results: pd.DataFrame,
+        match_participants: pd.DataFrame,
+        rejected_records: pd.DataFrame,
+        participant_shares: pd.DataFrame,
+    ) -> dg.MaterializeResult:
+        day = partition_day(context)
+        hashes = same_input(match_results, match_participants, rejected_records, participant_shares)
+        day_input = DayInput(match_results, match_participants, participant_shares, rejected_records, hashes)
+        posted = post_day(money_zone.url, day, day_input, lambda: inputs.input_hashes(day), run_info(context))
+        tables = checks.DayTables(money_zone.url, day)
+        breaks = tables(checks.POSTING_BREAKS)
+        return dg.MaterializeResult(
+            metadata={
+                "entries_posted": posted.entries,
+                "matches_posted": len(posted.plan.matches),
+                "matches_left_alone": len(breaks),
+                "posting": posted.seq,
+            },
+            check_results=[
+                check_result(
+                    NAME,
+                    "balanced",
+                    pd.concat([tables(checks.LEDGER_BALANCED), tables(checks.JOURNALS_OF_DAY)]),
+                    "the ledger does not balance: nothing is sent until it does; run `payments-pipeline verify`",
+                    checked=posted.entries,
+                ),
+                check_result(
+                    NAME,
+                    "equals_shares",
+                    posted_differs_from_shares(
+                        participant_shares, tables(checks.POSTED), frozenset(breaks["match_id"])
+                    ),
+                    "what is posted is not what the shares say: a defect of the program, report it",
+                    checked=len(participant_shares),
+                ),
+                check_result(
+                    NAME,
+                    "no_posting_breaks",
+                    breaks,
+                    "what was posted for these matches stands and their unsent items wait; the words say what to do",
+                    checked=len(match_results),
+                ),
+            ],
+        )
+
+    return run

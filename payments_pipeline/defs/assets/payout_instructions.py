@@ -1,0 +1,96 @@
+"""`payout_instructions`: the day's sweep."""
+
+import dagster as dg
+
+from payments_pipeline.defs.check_results import check_result, check_spec
+from payments_pipeline.defs.resources import Inputs, MoneyZone, PayoutGateway, partition_day, run_info
+from payments_pipeline.domain.payout_instructions import WAIT_WORDS, WaitReason
+from payments_pipeline.storage import checks
+from payments_pipeline.storage.payout_instructions import sweep_day_items
+
+NAME = "payout_instructions"
+
+
+def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    """Build the asset."""
+
+    @dg.asset(
+        name=NAME,
+        partitions_def=match_days,
+        deps=["ledger_entries"],
+        group_name="payouts",
+        kinds={"postgres"},
+        owners=["team:payments"],
+        description="The day's sweep: one instruction per party and currency, with the open items that it claims.",
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        check_specs=[
+            check_spec(NAME, "equal_their_items", "Each instruction is for the net of its items.", blocking=True),
+            check_spec(NAME, "no_item_claimed_twice", "No item is under two live instructions.", blocking=True),
+            check_spec(
+                NAME, "none_for_a_party_on_hold", "No instruction of the day pays a party on hold.", blocking=True
+            ),
+            check_spec(NAME, "nothing_waits", "No open item waits for a person."),
+        ],
+    )
+    def run(
+        context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, gateway: PayoutGateway
+    ) -> dg.MaterializeResult:
+        day = partition_day(context)
+        parties = inputs.reference().parties
+        swept = sweep_day_items(money_zone.url, day, parties, gateway.name, money_zone.policy, run_info(context))
+        tables = checks.DayTables(money_zone.url, day)
+        made = swept.plan.instructions
+        waiting = tables(checks.WAITING)
+        not_active = parties.loc[parties["status"].astype(object) != "active", "party_id"].astype(object)
+        of_day = tables(checks.INSTRUCTIONS_OF_DAY)
+        unsent = of_day["state"].isin(["created", "held", "approved"])
+        totals = made.groupby(["currency", "direction"])["amount_minor"].sum()
+        return dg.MaterializeResult(
+            metadata={
+                "instructions_created": len(made),
+                "cancelled": swept.cancelled,
+                "open_items": swept.open_items,
+                **{
+                    f"{direction}_minor {currency}": int(amount)
+                    for (currency, direction), amount in totals.items()
+                    if direction != "none"
+                },
+                **{
+                    f"waiting {reason}": int(items)
+                    for reason, items in waiting.groupby("reason")["items"].sum().items()
+                },
+            },
+            check_results=[
+                check_result(
+                    NAME,
+                    "equal_their_items",
+                    tables(checks.INSTRUCTION_IS_NOT_ITS_ITEMS),
+                    "an instruction is not the net of its items: a defect, report it; it is not sent",
+                    checked=len(of_day),
+                ),
+                check_result(
+                    NAME,
+                    "no_item_claimed_twice",
+                    tables(checks.CLAIMED_TWICE),
+                    "an item is under two live instructions: a defect, report it; run `payments-pipeline verify`",
+                    checked=len(swept.plan.claims),
+                ),
+                check_result(
+                    NAME,
+                    "none_for_a_party_on_hold",
+                    made[made["party_id"].isin(not_active)],
+                    "an instruction pays a party that is not active: a defect, report it; dispatch cancels it",
+                    checked=int(unsent.sum()),
+                ),
+                check_result(
+                    NAME,
+                    "nothing_waits",
+                    waiting.assign(what_to_do=[WAIT_WORDS[WaitReason(reason)] for reason in waiting["reason"]]),
+                    "these items stay open and are swept again by later days; what_to_do says how",
+                    checked=int(waiting["items"].sum()) + len(swept.plan.claims),
+                    severity=dg.AssetCheckSeverity.WARN,
+                ),
+            ],
+        )
+
+    return run

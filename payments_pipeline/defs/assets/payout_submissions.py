@@ -1,0 +1,90 @@
+"""`payout_submissions`: the only step that acts on the outside world."""
+
+import dagster as dg
+
+from payments_pipeline.defs.check_results import check_result, check_spec
+from payments_pipeline.defs.resources import Inputs, MoneyZone, PayoutGateway, partition_day, run_info
+from payments_pipeline.processors.dispatch import Dispatch
+from payments_pipeline.storage import checks
+
+NAME = "payout_submissions"
+
+
+def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
+    """Build the asset."""
+
+    @dg.asset(
+        name=NAME,
+        partitions_def=match_days,
+        deps=["payout_instructions"],
+        group_name="payouts",
+        kinds={"postgres"},
+        owners=["team:payments"],
+        description="Each attempt to have an instruction carried out; what is approved is sent, what is unknown asked about.",
+        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        check_specs=[
+            check_spec(NAME, "all_answered", "No instruction is without an answer from the processor."),
+            check_spec(NAME, "none_refused", "No instruction was rejected by the processor or cancelled by the gate."),
+            check_spec(NAME, "nothing_sent_to_a_party_on_hold", "Nothing was sent today to a party on hold."),
+        ],
+    )
+    def run(
+        context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, gateway: PayoutGateway
+    ) -> dg.MaterializeResult:
+        day = partition_day(context)
+        parties = inputs.reference().parties
+        dispatched = Dispatch(
+            url=money_zone.url,
+            day=day,
+            processor=gateway.processor(),
+            policy=money_zone.policy,
+            zone=inputs.zone,
+            run=run_info(context),
+            progress=lambda sent, total: context.log.info(f"sent {sent} of {total} instructions"),
+        )(parties)
+        if dispatched.stopped:
+            context.log.warning(dispatched.stopped)
+        tables = checks.DayTables(money_zone.url, day)
+        attempts = tables(checks.ATTEMPTS_OF_DAY)
+        refused = tables(checks.REFUSED)
+        not_active = parties.loc[parties["status"].astype(object) != "active", "party_id"].astype(object)
+        sent = attempts["outcome"].ne("not_sent")
+        return dg.MaterializeResult(
+            metadata={
+                "sent": dispatched.sent,
+                "acknowledged": dispatched.acknowledged,
+                "rejected": dispatched.rejected,
+                "unavailable": dispatched.unavailable,
+                "unknown": dispatched.unknown,
+                "resolved": dispatched.resolved,
+                "cancelled": dispatched.cancelled,
+                "waiting": dispatched.waiting,
+                "stopped": dispatched.stopped or "no",
+            },
+            check_results=[
+                check_result(
+                    NAME,
+                    "all_answered",
+                    tables(checks.UNANSWERED),
+                    "these may have been carried out; they are asked about by every later dispatch and never sent blind",
+                    checked=len(attempts),
+                ),
+                check_result(
+                    NAME,
+                    "none_refused",
+                    refused,
+                    "their items are open again for later days; mend the party's token, or ask the processor",
+                    checked=len(attempts),
+                    severity=dg.AssetCheckSeverity.WARN,
+                ),
+                check_result(
+                    NAME,
+                    "nothing_sent_to_a_party_on_hold",
+                    attempts[sent & attempts["party_id"].isin(not_active)],
+                    "the party went on hold after its instruction was sent, or this is a defect: look at both times",
+                    checked=len(attempts),
+                ),
+            ],
+        )
+
+    return run

@@ -1,0 +1,77 @@
+"""How checks are stated: breaching rows in, a result that names them and the cure out.
+
+Belongs here: what all checks share. Does not belong here: any one check.
+"""
+
+from __future__ import annotations
+
+import dagster as dg
+import pandas as pd
+
+from payments_pipeline.domain.schemas import TableSchema
+
+#: Rows that a check's metadata names; the rest are counted.
+SHOWN = 20
+
+
+def check_spec(asset: str, name: str, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
+    """Declare a check; blocking only where money would move on a false premise."""
+    return dg.AssetCheckSpec(name, asset=asset, description=description, blocking=blocking)
+
+
+def check_result(
+    asset: str,
+    name: str,
+    breaches: pd.DataFrame,
+    cure: str,
+    *,
+    checked: int,
+    severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
+) -> dg.AssetCheckResult:
+    """State a check's result.
+
+    Args:
+        asset: asset checked.
+        name: check.
+        breaches: one row per breach; empty where the check passes.
+        cure: what to do about it.
+        checked: how many were looked at.
+        severity: WARN where nothing is wrong with the money.
+    """
+    metadata: dict[str, object] = {"checked": checked, "breaches": len(breaches)}
+    if len(breaches):
+        metadata |= {"rows": dg.MetadataValue.md(markdown_table(breaches.head(SHOWN))), "cure": cure}
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=name,
+        passed=breaches.empty,
+        severity=severity,
+        metadata=metadata,
+        description=None if breaches.empty else f"{len(breaches)} of {checked}: {cure}",
+    )
+
+
+def markdown_table(frame: pd.DataFrame) -> str:
+    """Give a frame as a Markdown table; cells are shown as text, with what would break the table escaped."""
+    columns = [str(column) for column in frame.columns]
+    rows = [columns, ["---"] * len(columns)]
+    rows += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None or value is pd.NA else str(value)
+    return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+
+
+def schema_result(asset: str, frame: pd.DataFrame, schema: TableSchema) -> dg.AssetCheckResult:
+    """Hold a frame against its declared schema with pandera: columns, types, nulls, key."""
+    from payments_pipeline.defs.pandera_schemas import failures  # pandera is slow to import and only needed here
+
+    return check_result(
+        asset,
+        "schema",
+        failures(frame, schema),
+        f"{asset} is not what domain/schemas.py declares: a defect of the program, report it",
+        checked=len(frame),
+    )

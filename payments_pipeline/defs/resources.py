@@ -1,0 +1,117 @@
+"""What assets are given: input, money zone, processor. Each opens what it names when it is used, never before.
+
+Belongs here: addresses and how they are opened. Does not belong here: IO managers, what assets do.
+"""
+
+from datetime import date
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+
+from payments_pipeline import code_version
+from payments_pipeline.domain.policy import Policy
+from payments_pipeline.domain.reference_data import ReferenceData, parse_reference
+from payments_pipeline.processors.base import PayoutProcessor
+from payments_pipeline.processors.registry import open_processor
+from payments_pipeline.storage.landing import LandingDay, hash_landing_day, read_landing_day
+from payments_pipeline.storage.objects import open_store
+from payments_pipeline.storage.postgres import RunInfo
+from payments_pipeline.storage.reference import ReferenceFiles, read_reference
+
+LANDING_DATASETS = ("match_results", "match_participants")
+#: Tag of a run that says who started it; the schedule's runs carry `scheduler`.
+MAKER_TAG = "payments/maker"
+
+
+#: Reference data parsed before, by the hashes of its files; the newest few.
+_PARSED: dict[tuple[tuple[str, str], ...], ReferenceData] = {}
+_KEPT = 4
+
+
+def _parse_once(files: ReferenceFiles) -> ReferenceData:
+    key = tuple(sorted(files.sha256.items()))
+    if key not in _PARSED:
+        while len(_PARSED) >= _KEPT:
+            _PARSED.pop(next(iter(_PARSED)))
+        _PARSED[key] = parse_reference(files)
+    return _PARSED[key]
+
+
+class Inputs(dg.ConfigurableResource):
+    """The landing zone and the reference data.
+
+    Attributes:
+        landing_url: folder or s3://bucket/prefix.
+        reference_url: folder or s3://bucket/prefix.
+        timezone: zone whose calendar days are the partitions.
+    """
+
+    landing_url: str
+    reference_url: str
+    timezone: str
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The pipeline's time zone."""
+        return ZoneInfo(self.timezone)
+
+    def landing_day(self, dataset: str, day: date) -> LandingDay:
+        """Read one dataset's files of a day."""
+        return read_landing_day(open_store(self.landing_url), dataset, day)
+
+    def reference(self) -> ReferenceData:
+        """Read the reference data as it is now; parsed once per content."""
+        return _parse_once(read_reference(open_store(self.reference_url)))
+
+    def input_hashes(self, day: date) -> dict[str, str]:
+        """List and hash a day's input as it is now."""
+        store = open_store(self.landing_url)
+        landing = {dataset: hash_landing_day(store, dataset, day) for dataset in LANDING_DATASETS}
+        return landing | dict(self.reference().input_hashes)
+
+
+class MoneyZone(dg.ConfigurableResource):
+    """The business database, and the policy that what is written there follows.
+
+    Attributes:
+        url: address with the run-time login.
+        policy_json: the policy file's content, as JSON.
+    """
+
+    url: str
+    policy_json: str
+
+    @property
+    def policy(self) -> Policy:
+        """Limits, minimums and expiries."""
+        return Policy.model_validate_json(self.policy_json)
+
+
+class PayoutGateway(dg.ConfigurableResource):
+    """The processor that carries instructions out.
+
+    Attributes:
+        name: which adapter.
+        url: its address.
+        key: its API key.
+    """
+
+    name: str
+    url: str
+    key: str
+
+    def processor(self) -> PayoutProcessor:
+        """Give the adapter, unopened."""
+        return open_processor(self.name, self.url, self.key)
+
+
+def run_info(context: dg.AssetExecutionContext) -> RunInfo:
+    """Say who writes: the run, this program's version, and who started the run."""
+    run = context.run
+    maker = "scheduler" if "dagster/schedule_name" in run.tags else run.tags.get(MAKER_TAG, "ui")
+    return RunInfo(run_id=run.run_id, code_version=code_version(), maker=maker)
+
+
+def partition_day(context: dg.AssetExecutionContext) -> date:
+    """Give the partition of the run as a date."""
+    return date.fromisoformat(context.partition_key)

@@ -1,0 +1,153 @@
+"""Dispatch: which approved instructions may be sent now, and the ledger lines of sending and of failing.
+
+Belongs here: limits, and postings as values. Does not belong here: sending, tables, the clock.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+
+from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.policy import Policy
+
+
+def execution_day(sweep_day: date, dispatch_day: date) -> date:
+    """Give the date that an instruction asks for: the day after the later of its sweep and of the dispatching day."""
+    return max(sweep_day, dispatch_day) + timedelta(days=1)
+
+
+def last_send_at(now: datetime, key_lifetime: timedelta, policy: Policy) -> datetime:
+    """Give the instant after which bytes first sent now are never sent again: before their key can die."""
+    return now + max(key_lifetime - timedelta(seconds=policy.dispatch.key_margin_s), key_lifetime / 2)
+
+
+def within_limits(approved: pd.DataFrame, sent_today: pd.DataFrame, policy: Policy) -> pd.Series:
+    """Say which approved instructions fit under the sending limits of the calendar day.
+
+    Args:
+        approved: party_id, currency, amount_minor, in the order in which they are to be sent.
+        sent_today: party_id, currency, amount_minor already sent on this calendar day.
+        policy: limits per currency.
+
+    Returns:
+        Booleans aligned with `approved`. An instruction that does not fit waits, and does not hold up smaller ones of
+        other parties; the later ones of its own party wait with it.
+    """
+    if approved.empty:
+        return pd.Series([], index=approved.index, dtype=bool)
+    limits = {currency: policy.of(currency) for currency in approved["currency"].unique()}
+    party_limit = approved["currency"].map({c: limit.party_day_limit_minor for c, limit in limits.items()})
+    day_limit = approved["currency"].map({c: limit.day_limit_minor for c, limit in limits.items()})
+    by_party = sent_today.groupby(["party_id", "currency"])["amount_minor"].sum()
+    before = (
+        approved.merge(by_party.rename("sent").reset_index(), on=["party_id", "currency"], how="left")["sent"]
+        .astype("Int64")
+        .fillna(0)
+        .to_numpy("int64")
+    )
+    running = approved.groupby(["party_id", "currency"])["amount_minor"].cumsum().to_numpy("int64")
+    fits = pd.Series(running + before <= party_limit.to_numpy("int64"), index=approved.index)
+    spent = approved["currency"].map(sent_today.groupby("currency")["amount_minor"].sum()).fillna(0).astype("int64")
+    total = approved["amount_minor"].where(fits, 0).groupby(approved["currency"]).cumsum()
+    return fits & (total + spent <= day_limit)
+
+
+def submission_entries(instructions: pd.DataFrame, day: date, *, reverse: bool) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Post instructions as sent, or as failed.
+
+    Args:
+        instructions: instruction_id, party_id, currency, direction (credit or debit), amount_minor, processor.
+        day: day of the act.
+        reverse: False for submitting (party against in_transit), True for the reverse when it failed.
+
+    Returns:
+        Journals (journal_id, kind, day, instruction_id) and their entries.
+    """
+    kind = "failure" if reverse else "submission"
+    journals = pd.DataFrame(
+        {
+            "journal_id": business_ids(kind, instructions["instruction_id"]),
+            "kind": kind,
+            "day": day,
+            "instruction_id": instructions["instruction_id"].to_numpy(object),
+        }
+    )
+    party_debited = instructions["direction"].eq("credit").to_numpy() != reverse
+    amount = instructions["amount_minor"].to_numpy("int64")
+    lines = [
+        movement_lines(
+            journals["journal_id"],
+            kind,
+            day,
+            account=("party:" + instructions["party_id"]).to_numpy(object),
+            party_id=instructions["party_id"].to_numpy(object),
+            currency=instructions["currency"],
+            debit_minor=np.where(party_debited, amount, 0),
+            credit_minor=np.where(party_debited, 0, amount),
+        ),
+        movement_lines(
+            journals["journal_id"],
+            kind,
+            day,
+            account=("in_transit:" + instructions["processor"]).to_numpy(object),
+            party_id=None,
+            currency=instructions["currency"],
+            debit_minor=np.where(party_debited, 0, amount),
+            credit_minor=np.where(party_debited, amount, 0),
+        ),
+    ]
+    return journals, pd.concat(lines, ignore_index=True)
+
+
+def movement_lines(
+    journal_id: pd.Series,
+    kind: object,
+    day: date,
+    *,
+    account: object,
+    party_id: object,
+    currency: pd.Series,
+    debit_minor: np.ndarray,
+    credit_minor: np.ndarray,
+    is_item: bool = False,
+    leg: str = "",
+) -> pd.DataFrame:
+    """Give ledger lines of journals that move money, one per journal; lines of zero are left out.
+
+    Args:
+        journal_id: journals.
+        kind: their kind, one or aligned.
+        day: day of the act.
+        account: ledger account, one or aligned.
+        party_id: party of the account, or None.
+        currency: ISO 4217, aligned.
+        debit_minor: int64, aligned.
+        credit_minor: int64, aligned.
+        is_item: whether the lines open items.
+        leg: tells apart lines of one journal on one account.
+    """
+    lines = pd.DataFrame(
+        {
+            "journal_id": journal_id.to_numpy(object),
+            "kind": kind,
+            "day": day,
+            "account": account,
+            "party_id": party_id,
+            "currency": currency.to_numpy(object),
+            "debit_minor": debit_minor,
+            "credit_minor": credit_minor,
+            "is_item": is_item,
+        }
+    )
+    lines = lines[(lines["debit_minor"] != 0) | (lines["credit_minor"] != 0)].reset_index(drop=True)
+    lines.insert(
+        0,
+        "entry_id",
+        business_ids(
+            "movement", lines["journal_id"], lines["account"], pd.Series(leg, index=lines.index, dtype=object)
+        ),
+    )
+    return lines

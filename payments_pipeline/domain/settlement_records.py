@@ -1,0 +1,268 @@
+"""Settlement: what each report line does to its instruction, the ledger and the items. Only a report line settles.
+
+Belongs here: states, postings and items that follow from report lines, in any order and number of them. Does not
+belong here: fetching reports, tables.
+
+For an instruction of amount A let N be the cash of its lines so far in its own direction (out for a credit, in for a
+debit). A line posts its own cash between `cash` and `in_transit`, once. On the first `failed` or `returned` the
+submission is reversed and the items are free again. What is paid beyond what is owed is an item against the party:
+max(0, N - A) while settled, max(0, N) once failed or returned. What is left in `in_transit` is a break.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+import pandas as pd
+
+from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.ledger import check_balanced
+from payments_pipeline.domain.lifecycle import SENT, State
+from payments_pipeline.domain.payout_submissions import movement_lines
+
+#: States whose instruction has been sent: a line can be about it.
+LINES_ABOUT = (*SENT, State.SETTLED, State.FAILED, State.RETURNED)
+
+
+@dataclass(frozen=True)
+class SettlementPlan:
+    """What taking in report lines writes.
+
+    Attributes:
+        lines: the lines with instruction_id, journal_id, outcome and note filled in.
+        journals: journal_id, kind, day, instruction_id, entry_reference.
+        entries: columns of `ledger_entries`.
+        events: instruction_id, seq, from_state, to_state, reason.
+        released: instructions whose items are free again.
+    """
+
+    lines: pd.DataFrame
+    journals: pd.DataFrame
+    entries: pd.DataFrame
+    events: pd.DataFrame
+    released: list[str]
+
+
+def plan_settlement(
+    day: date, processor: str, lines: pd.DataFrame, instructions: pd.DataFrame, pots: frozenset[str]
+) -> SettlementPlan:
+    """Work out what new report lines of one date do.
+
+    Args:
+        day: the report date.
+        processor: who reports.
+        lines: entry_reference, kind, idempotency_key, subject, amount_minor (cash effect, > 0 in), currency, reason.
+        instructions: those that the lines' keys name: idempotency_key, instruction_id, party_id, currency, direction,
+            amount_minor, state, seq (of its last event), net_minor (N so far).
+        pots: accounts `pot:<competition>` that a funding can be for.
+
+    Returns:
+        The plan; per journal debits equal credits.
+
+    Raises:
+        InvariantError: a journal would not balance; nothing was posted.
+
+    Source: docs/concepts/settlement.md.
+    """
+    known = instructions[instructions["state"].isin([str(state) for state in LINES_ABOUT])].rename(
+        columns={"currency": "instruction_currency", "amount_minor": "instructed_minor"}
+    )
+    frame = lines.sort_values(["kind", "entry_reference"], ignore_index=True).merge(
+        known, on="idempotency_key", how="left"
+    )
+    about = (
+        frame["kind"].isin(["settled", "failed", "returned"])
+        & frame["instruction_id"].notna()
+        & frame["currency"].eq(frame["instruction_currency"])
+    )
+    # Within a date, what settles comes before what fails or returns: the order in which money can have moved.
+    rank = frame["kind"].map({"settled": 0, "failed": 1, "returned": 2}).fillna(3)
+    frame = frame.assign(about=about, rank=rank).sort_values(["rank", "entry_reference"], ignore_index=True)
+    frame["journal_id"] = business_ids(
+        "report_line", pd.Series(processor, index=frame.index, dtype=object), frame["entry_reference"]
+    )
+    frame["round"] = frame.groupby("instruction_id", dropna=False).cumcount().where(frame["about"], -1)
+
+    steps = []
+    current = known.set_index("instruction_id")[["state", "seq", "net_minor"]]
+    for number in range(int(frame["round"].max()) + 1 if len(frame) else 0):
+        step = _step(frame[frame["round"] == number], current)
+        steps.append(step)
+        moved = step.set_index("instruction_id")
+        current.loc[moved.index, "state"] = moved["to_state"]
+        current.loc[moved.index, "seq"] = moved["to_seq"]
+        current.loc[moved.index, "net_minor"] = moved["to_net"]
+    others = _others(frame[~frame["about"]], pots)
+    stepped = pd.concat(steps, ignore_index=True) if steps else _step(frame.iloc[:0], current)
+    entries = pd.concat([_instruction_entries(day, processor, stepped), _other_entries(day, processor, others)])
+    entries = entries.reset_index(drop=True)
+    check_balanced(entries)
+    return _plan(day, processor, stepped, others, entries)
+
+
+def _step(lines: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
+    """Let one line of each instruction act on it; columns from_* and to_* say what it was and became."""
+    before = current.reindex(lines["instruction_id"])
+    state = before["state"].to_numpy(object)
+    net = before["net_minor"].fillna(0).to_numpy("int64")
+    kind = lines["kind"].to_numpy(object)
+    sent = np.isin(state.astype(str), [str(s) for s in SENT])
+    sign = np.where(lines["direction"].eq("credit"), -1, 1)
+    to_net = net + sign * lines["amount_minor"].to_numpy("int64")
+    to_state = np.select(
+        [
+            (kind == "settled") & sent,
+            (kind == "failed") & sent,
+            (kind == "returned") & (sent | (state == State.SETTLED)),
+        ],
+        [State.SETTLED, State.FAILED, State.RETURNED],
+        state,
+    ).astype(object)
+    changed = to_state != state
+    undone = np.isin(to_state.astype(str), [State.FAILED, State.RETURNED])
+    was_undone = np.isin(state.astype(str), [State.FAILED, State.RETURNED])
+    amount = lines["instructed_minor"].fillna(0).to_numpy("int64")
+    excess = np.maximum(to_net - np.where(undone, 0, amount), 0)
+    was_excess = np.where(sent, 0, np.maximum(net - np.where(was_undone, 0, amount), 0))
+    seq = before["seq"].fillna(0).to_numpy("int64")
+    return lines.assign(
+        from_state=state,
+        to_state=to_state,
+        changed=changed,
+        to_seq=seq + changed,
+        to_net=to_net,
+        reversed_minor=np.where(changed & undone, amount, 0),
+        excess_minor=excess - was_excess,
+    )
+
+
+def _instruction_entries(day: date, processor: str, steps: pd.DataFrame) -> pd.DataFrame:
+    cash = steps["amount_minor"].to_numpy("int64")
+    credit = steps["direction"].eq("credit").to_numpy()
+    kind = _journal_kind(steps).to_numpy(object)
+    party = steps["party_id"].to_numpy(object)
+    party_account = ("party:" + steps["party_id"].astype(object)).to_numpy(object)
+    transit = f"in_transit:{processor}"
+    # Amounts signed as debits: the submission reversed pays the party's account back; an excess is taken from it.
+    undone = np.where(credit, -1, 1) * steps["reversed_minor"].to_numpy("int64")
+    excess = np.where(credit, 1, -1) * steps["excess_minor"].to_numpy("int64")
+    legs = [
+        (f"cash:{processor}", None, cash, False, "cash"),
+        (transit, None, -cash, False, "cash"),
+        (party_account, party, undone, False, "submission"),
+        (transit, None, -undone, False, "submission"),
+        (party_account, party, excess, True, "excess"),
+        (transit, None, -excess, False, "excess"),
+    ]
+    return pd.concat(
+        [
+            movement_lines(
+                steps["journal_id"],
+                kind,
+                day,
+                account=account,
+                party_id=party_id,
+                currency=steps["currency"],
+                debit_minor=np.maximum(signed, 0),
+                credit_minor=np.maximum(-signed, 0),
+                is_item=is_item,
+                leg=leg,
+            )
+            for account, party_id, signed, is_item, leg in legs
+        ],
+        ignore_index=True,
+    )
+
+
+def _journal_kind(steps: pd.DataFrame) -> pd.Series:
+    return steps["kind"].map({"settled": "settlement", "failed": "failure", "returned": "return"})
+
+
+def _others(lines: pd.DataFrame, pots: frozenset[str]) -> pd.DataFrame:
+    fee = lines["kind"].eq("fee")
+    funding = lines["kind"].eq("funding") & lines["subject"].isin(pots) & lines["amount_minor"].gt(0)
+    outcome = np.select([fee, funding], ["fee", "funding"], "unmatched")
+    about_us = lines["kind"].isin(["settled", "failed", "returned"])
+    note = np.select(
+        [
+            fee | funding,
+            about_us & lines["instruction_id"].notna(),
+            about_us,
+            lines["kind"].eq("funding"),
+        ],
+        [
+            "",
+            "its currency is not its instruction's",
+            "no instruction was sent under its key",
+            "its subject names no pot",
+        ],
+        "nothing is known of it",
+    )
+    return lines.assign(outcome=outcome, note=note, instruction_id=None)
+
+
+def _other_entries(day: date, processor: str, others: pd.DataFrame) -> pd.DataFrame:
+    cash = others["amount_minor"].to_numpy("int64")
+    outcome = others["outcome"].to_numpy(object)
+    subject = others["subject"].to_numpy(object)
+    counter = np.select([outcome == "fee", outcome == "funding"], [f"fees:{processor}", subject], "suspense")
+    legs = [(f"cash:{processor}", cash), (counter, -cash)]
+    return pd.concat(
+        [
+            movement_lines(
+                others["journal_id"],
+                outcome,
+                day,
+                account=account,
+                party_id=None,
+                currency=others["currency"],
+                debit_minor=np.maximum(signed, 0),
+                credit_minor=np.maximum(-signed, 0),
+            )
+            for account, signed in legs
+        ],
+        ignore_index=True,
+    )
+
+
+def _plan(
+    day: date, processor: str, steps: pd.DataFrame, others: pd.DataFrame, entries: pd.DataFrame
+) -> SettlementPlan:
+    note = np.where(
+        ~steps["changed"].to_numpy(dtype=bool),
+        "came when its instruction was " + steps["from_state"].astype(object).astype(str),
+        "",
+    )
+    steps = steps.assign(outcome=steps["kind"], note=note)
+    lines = pd.concat([steps, others], ignore_index=True)
+    posted = lines["journal_id"].isin(entries["journal_id"])
+    lines["journal_id"] = lines["journal_id"].where(posted, None)
+    lines["note"] = lines["note"].where(lines["note"].ne(""), None)
+    kinds = entries.drop_duplicates("journal_id").set_index("journal_id")["kind"]
+    journalled = lines[posted]
+    journals = pd.DataFrame(
+        {
+            "journal_id": journalled["journal_id"].to_numpy(object),
+            "kind": journalled["journal_id"].map(kinds).to_numpy(object),
+            "day": day,
+            "instruction_id": journalled["instruction_id"]
+            .where(journalled["instruction_id"].notna(), None)
+            .to_numpy(object),
+            "processor": processor,
+            "entry_reference": journalled["entry_reference"].to_numpy(object),
+        }
+    )
+    changed = steps[steps["changed"].to_numpy(dtype=bool)]
+    events = pd.DataFrame(
+        {
+            "instruction_id": changed["instruction_id"].to_numpy(object),
+            "seq": changed["to_seq"].to_numpy("int64"),
+            "from_state": changed["from_state"].to_numpy(object),
+            "to_state": changed["to_state"].to_numpy(object),
+            "reason": ("report line " + changed["entry_reference"].astype(object)).to_numpy(object),
+        }
+    )
+    released = changed.loc[changed["to_state"].isin([State.FAILED, State.RETURNED]), "instruction_id"].tolist()
+    return SettlementPlan(lines=lines, journals=journals, entries=entries, events=events, released=released)

@@ -1,0 +1,253 @@
+"""Dispatch: the only step that acts on the outside world.
+
+Belongs here: the order of committing, sending and committing again. Does not belong here: SQL
+(`storage.payout_submissions`), HTTP (the adapters), the clock (handed in).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime
+from zoneinfo import ZoneInfo
+
+import pandas as pd
+import psycopg
+
+from payments_pipeline.domain.errors import (
+    PayoutOutcomeUnknownError,
+    PayoutRejectedError,
+    ProcessorUnavailableError,
+)
+from payments_pipeline.domain.lifecycle import State
+from payments_pipeline.domain.payout_submissions import execution_day, last_send_at
+from payments_pipeline.domain.policy import Policy
+from payments_pipeline.processors.base import Direction, LookUp, LookUpStatus, PayoutProcessor, PayoutRequest
+from payments_pipeline.storage import payout_submissions as store
+from payments_pipeline.storage.payout_submissions import Attempt, Outcome
+from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_lock
+
+Clock = Callable[[], datetime]
+Sleep = Callable[[float], Awaitable[None]]
+
+
+def utc_now() -> datetime:
+    """Give the wall clock's instant."""
+    return datetime.now(UTC)
+
+
+@dataclass
+class Dispatched:
+    """What a dispatch did, in instructions.
+
+    Attributes:
+        cancelled: refused by the gate; their items are free again.
+        sent: first attempts committed and sent.
+        acknowledged: the processor has them.
+        rejected: refused for good; their items are free again.
+        unavailable: not accepted so far; sent again by the next dispatch.
+        unknown: no answer; asked about by the next dispatch.
+        resolved: unknown before, known now.
+        waiting: approved and left for later: over a sending limit, or after the breaker opened.
+        stopped: why the dispatch stopped early; empty where it did not.
+    """
+
+    cancelled: int = 0
+    sent: int = 0
+    acknowledged: int = 0
+    rejected: int = 0
+    unavailable: int = 0
+    unknown: int = 0
+    resolved: int = 0
+    waiting: int = 0
+    stopped: str = ""
+    _failures_in_a_row: int = field(default=0, repr=False)
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """One day's dispatch.
+
+    Attributes:
+        url: business database.
+        day: dispatching day.
+        processor: adapter.
+        policy: limits and batch sizes.
+        zone: whose calendar days the sending limits are for.
+        run: who dispatches.
+        clock: gives now.
+        sleep: waits.
+        progress: told of each batch: sent so far, of how many.
+    """
+
+    url: str
+    day: date
+    processor: PayoutProcessor
+    policy: Policy
+    zone: ZoneInfo
+    run: RunInfo
+    clock: Clock = utc_now
+    sleep: Sleep = asyncio.sleep
+    progress: Callable[[int, int], None] = lambda _sent, _of: None
+
+    def __call__(self, parties: pd.DataFrame) -> Dispatched:
+        """Ask about what is unknown, then send what is approved, of any sweep up to the day.
+
+        Args:
+            parties: party_id, status, payout_token, collection_token as of now.
+
+        Raises:
+            LedgerFaultError: what is stored breaks a rule of the ledger; nothing was sent.
+        """
+        with connect(self.url) as connection, session_lock(connection, Lock.DISPATCH):
+            return asyncio.run(self._dispatch(connection, parties))
+
+    async def _dispatch(self, connection: psycopg.Connection, parties: pd.DataFrame) -> Dispatched:
+        done = Dispatched()
+        name = self.processor.name
+        store.check_ledger(connection)
+        store.abandon_unanswered(connection, self.day, name, self.run)
+        async with self.processor:
+            await self._resolve(connection, done)
+            again = store.unavailable(connection, self.day, name, self.clock())
+            if again:
+                await self._send(connection, store.begin_again(connection, self.day, again, self.run), done)
+            done.cancelled = store.refuse_unpayable(connection, self.day, name, parties, self.run)
+            await self._send_approved(connection, done)
+        return done
+
+    async def _send_approved(self, connection: psycopg.Connection, done: Dispatched) -> None:
+        now = self.clock()
+        midnight = now.astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0)
+        approved = store.approved(connection, self.day, self.processor.name, midnight, self.policy)
+        size = self.policy.dispatch.batch_size
+        for start in range(0, len(approved), size):
+            if done.stopped:
+                done.waiting += len(approved) - start
+                return
+            batch = approved.iloc[start : start + size].reset_index(drop=True)
+            execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
+            requests = [
+                self.processor.encode(
+                    PayoutRequest(
+                        instruction_id=row.instruction_id,
+                        idempotency_key=row.instruction_id,
+                        direction=Direction(row.direction),
+                        amount_minor=int(row.amount_minor),
+                        currency=row.currency,
+                        token=row.token,
+                        execute_on=execute,
+                    )
+                )
+                for row, execute in zip(batch.itertuples(index=False), execute_on, strict=True)
+            ]
+            not_after = last_send_at(self.clock(), self.processor.capabilities.key_lifetime, self.policy)
+            attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)
+            done.sent += len(attempts)
+            await self._send(connection, attempts, done)
+            self.progress(min(start + size, len(approved)), len(approved))
+
+    async def _send(self, connection: psycopg.Connection, attempts: Sequence[Attempt], done: Dispatched) -> None:
+        """Send committed attempts; what was definitely not accepted is tried again, as an attempt of its own."""
+        for retry in range(self.policy.dispatch.retries + 1):
+            outcomes = await self._send_once(attempts, done)
+            store.finish(connection, self.day, outcomes, self.run)
+            done.acknowledged += sum(outcome.outcome == "acknowledged" for outcome in outcomes)
+            done.rejected += sum(outcome.outcome == "rejected" for outcome in outcomes)
+            done.unknown += sum(outcome.outcome == "unknown" for outcome in outcomes)
+            again = [o.attempt.instruction_id for o in outcomes if o.outcome in ("unavailable", "not_sent")]
+            if not again:
+                return
+            if done.stopped or retry == self.policy.dispatch.retries:
+                done.unavailable += len(again)
+                return
+            # Full jitter: many senders that failed together do not come back together.
+            await self.sleep(random.uniform(0, 0.2 * 2**retry))  # noqa: S311 - no secret depends on it
+            attempts = store.begin_again(connection, self.day, again, self.run)
+
+    async def _send_once(self, attempts: Sequence[Attempt], done: Dispatched) -> list[Outcome]:
+        pace = _Pace(self.processor.capabilities.requests_per_second, self.sleep)
+        slots = asyncio.Semaphore(self.processor.capabilities.max_concurrency)
+
+        async def send(attempt: Attempt) -> Outcome:
+            async with slots:
+                await pace()
+                if done.stopped:
+                    return Outcome(attempt, "not_sent", message=done.stopped)
+                outcome = await self._submit(attempt)
+                self._judge(outcome, done)
+                return outcome
+
+        return await asyncio.gather(*(send(attempt) for attempt in attempts))
+
+    async def _submit(self, attempt: Attempt) -> Outcome:
+        if self.clock() >= attempt.not_after:
+            return Outcome(attempt, "unknown", message="its deadline passed: its key may have died at the processor")
+        try:
+            acknowledgement = await self.processor.submit(attempt.request, attempt.idempotency_key)
+        except PayoutRejectedError as error:
+            return Outcome(attempt, "rejected", code=error.code, message=str(error))
+        except ProcessorUnavailableError as error:
+            return Outcome(attempt, "unavailable", message=str(error))
+        except PayoutOutcomeUnknownError as error:
+            return Outcome(attempt, "unknown", message=str(error))
+        return Outcome(attempt, "acknowledged", processor_reference=acknowledgement.processor_reference)
+
+    def _judge(self, outcome: Outcome, done: Dispatched) -> None:
+        """Open the breaker after a run of failures; one rejected instruction is no failure of the processor."""
+        if outcome.outcome in ("unavailable", "unknown"):
+            done._failures_in_a_row += 1
+            if done._failures_in_a_row >= self.policy.dispatch.breaker_failures and not done.stopped:
+                done.stopped = (
+                    f"{self.processor.name} failed {done._failures_in_a_row} times in a row: dispatch stopped, the rest "
+                    "was left untouched. It goes on with the next run."
+                )
+        else:
+            done._failures_in_a_row = 0
+
+    async def _resolve(self, connection: psycopg.Connection, done: Dispatched) -> None:
+        """Ask about what is unknown, by its key; send again only what was definitely never seen, while the key lives."""
+        asked = store.unknown(connection, self.day, self.processor.name)
+        slots = asyncio.Semaphore(self.processor.capabilities.max_concurrency)
+
+        async def ask(attempt: Attempt) -> tuple[Attempt, LookUp | None]:
+            async with slots:
+                try:
+                    return attempt, await self.processor.look_up(attempt.idempotency_key)
+                except ProcessorUnavailableError:
+                    return attempt, None  # it stays unknown and is asked about again by the next dispatch
+
+        answers = await asyncio.gather(*(ask(attempt) for attempt in asked))
+        moves: list[tuple[str, str, str]] = []
+        for attempt, answer in answers:
+            if answer is None:
+                continue
+            if answer.status is LookUpStatus.ACCEPTED:
+                moves.append((attempt.instruction_id, State.SUBMITTED, "looked up: the processor has it"))
+            elif answer.status is LookUpStatus.REJECTED:
+                moves.append((attempt.instruction_id, State.FAILED, f"looked up: rejected, {answer.code}"))
+            elif self.clock() < attempt.not_after:
+                moves.append((attempt.instruction_id, State.SUBMITTING, "looked up: never seen, its key is alive"))
+        store.resolve(
+            connection, self.day, pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"]), self.run
+        )
+        done.resolved = len(moves)
+        done.unknown = len(asked) - len(moves)
+
+
+class _Pace:
+    """Spreads calls evenly over time, at most so many a second."""
+
+    def __init__(self, per_second: int, sleep: Sleep) -> None:
+        self._gap_s = 1 / per_second
+        self._next_s = 0.0
+        self._sleep = sleep
+
+    async def __call__(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        self._next_s = max(self._next_s, now - 0.05) + self._gap_s
+        if self._next_s > now:
+            await self._sleep(self._next_s - now)

@@ -1,0 +1,105 @@
+"""Data-quality rules over the money zone: each a query for the rows that break it, scoped to one day.
+
+Belongs here: rules over tables. Does not belong here: rules over frames (`domain.checks`); `verify`, which recomputes
+the rules of the whole store by code of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pandas as pd
+
+from payments_pipeline.storage.postgres import connect
+
+LEDGER_BALANCED = """
+    SELECT currency, sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
+    FROM ledger_entries GROUP BY currency HAVING sum(debit_minor) <> sum(credit_minor)
+"""
+JOURNALS_OF_DAY = """
+    SELECT journal_id::text, currency, sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
+    FROM ledger_entries WHERE day = %(day)s GROUP BY 1, 2 HAVING sum(debit_minor) <> sum(credit_minor)
+"""
+POSTING_BREAKS = """
+    SELECT match_id, reason, words FROM posting_breaks
+    WHERE match_day = %(day)s AND seq = (SELECT max(seq) FROM day_postings WHERE match_day = %(day)s) ORDER BY match_id
+"""
+POSTED = """
+    SELECT match_id, pot, pot_party_id, line_no, account, currency, (sum(credit_minor) - sum(debit_minor))::bigint AS amount_minor
+    FROM ledger_entries WHERE kind = 'accrual' AND day = %(day)s GROUP BY 1, 2, 3, 4, 5, 6
+    HAVING sum(credit_minor) <> sum(debit_minor)
+"""
+INSTRUCTIONS_OF_DAY = """
+    SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, s.state
+    FROM payout_instructions i JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %(day)s
+"""
+INSTRUCTION_IS_NOT_ITS_ITEMS = """
+    SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor,
+           coalesce(sum(e.credit_minor - e.debit_minor), 0) AS items_minor
+    FROM payout_instructions i
+    LEFT JOIN instruction_claims c USING (instruction_id)
+    LEFT JOIN ledger_entries e ON e.entry_id = c.item_id AND e.party_id = i.party_id AND e.currency = i.currency
+    WHERE i.sweep_day = %(day)s
+    GROUP BY i.instruction_id
+    HAVING coalesce(sum(e.credit_minor - e.debit_minor), 0)
+        <> CASE i.direction WHEN 'debit' THEN -i.amount_minor ELSE i.amount_minor END OR count(c.item_id) <> count(e.entry_id)
+"""
+CLAIMED_TWICE = """
+    SELECT c.item_id::text, count(*) AS live_claims, string_agg(c.instruction_id::text, ', ') AS instructions
+    FROM instruction_claims c
+    LEFT JOIN claim_releases r USING (item_id, claim_no)
+    WHERE r.item_id IS NULL AND c.item_id IN (
+        SELECT item_id FROM instruction_claims JOIN payout_instructions USING (instruction_id) WHERE sweep_day = %(day)s)
+    GROUP BY c.item_id HAVING count(*) > 1
+"""
+WAITING = """
+    SELECT party_id, currency, reason, items, amount_minor FROM sweep_deferrals
+    WHERE sweep_day = %(day)s AND seq = (SELECT max(seq) FROM sweeps WHERE sweep_day = %(day)s)
+    ORDER BY reason, abs(amount_minor) DESC, party_id
+"""
+UNANSWERED = """
+    SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, s.state, s.since_on
+    FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
+    WHERE s.state IN ('submitting', 'unknown') AND i.sweep_day <= %(day)s
+"""
+REFUSED = """
+    SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, e.to_state AS state, e.reason
+    FROM instruction_events e JOIN payout_instructions i USING (instruction_id)
+    WHERE e.occurred_on = %(day)s AND e.actor IN ('dispatch', 'gate', 'resolver') AND e.to_state IN ('failed', 'cancelled')
+"""
+ATTEMPTS_OF_DAY = """
+    SELECT a.instruction_id::text, a.attempt_no, i.party_id, i.currency, i.direction, i.amount_minor,
+           coalesce(o.outcome, 'none') AS outcome, a.execute_on
+    FROM payout_attempts a JOIN payout_instructions i USING (instruction_id)
+    LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+    WHERE a.dispatched_on = %(day)s
+"""
+BREAKS = """
+    SELECT subject_type, subject_id, currency, difference_minor, age_days, words FROM reconciliation
+    WHERE report_date = %(day)s AND status = 'break' ORDER BY age_days DESC, subject_id
+"""
+
+
+@dataclass(frozen=True)
+class DayTables:
+    """The money zone as the checks of one day see it.
+
+    Attributes:
+        url: business database.
+        day: the day that queries are scoped to.
+    """
+
+    url: str
+    day: date
+
+    def __call__(self, query: str) -> pd.DataFrame:
+        """Give a query's rows; amounts are int64, whatever width Postgres sums them to."""
+        with connect(self.url) as connection, connection.cursor() as cursor:
+            cursor.execute(query, {"day": self.day})
+            assert cursor.description is not None
+            names = [column.name for column in cursor.description]
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        frame = pd.DataFrame(rows, columns=names, dtype=object)
+        return frame.astype({name: "int64" for name in names if name.endswith("_minor")})

@@ -1,0 +1,225 @@
+"""The store of `payout_instructions`: the sweep, in one transaction under the one lock of instructions.
+
+Belongs here: reading open items once, writing instructions with their claims. Does not belong here: amounts and
+reasons (`domain.payout_instructions`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pyarrow as pa
+
+from payments_pipeline.domain.lifecycle import State
+from payments_pipeline.domain.payout_instructions import SweepPlan, plan_sweep
+from payments_pipeline.domain.policy import Policy
+from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, read_frame, transaction_lock
+
+_STRING, _INT = pa.string(), pa.int64()
+
+#: Unsent instructions that claim an item whose key has been posted again since, with the correction not among their own.
+_CORRECTED = """
+    SELECT DISTINCT c.instruction_id, s.state, s.seq
+    FROM instruction_states s
+    JOIN instruction_claims c USING (instruction_id)
+    JOIN ledger_entries e ON e.entry_id = c.item_id AND e.kind = 'accrual'
+    JOIN ledger_entries later ON later.kind = 'accrual' AND later.match_id = e.match_id AND later.pot = e.pot
+        AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no AND later.account = e.account
+        AND later.currency = e.currency AND later.posting_no > e.posting_no
+    JOIN open_items o ON o.item_id = later.entry_id
+    WHERE s.state IN ('created', 'held', 'approved')
+"""
+
+#: What a sweep of {day} may take, each with a reason of its own to wait. Releases and settlements dated on or after the
+#: day are left for later days, so that a second sweep of the day takes nothing that the first could not.
+_ITEMS = """
+    SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
+        CASE
+            WHEN EXISTS (
+                SELECT FROM posting_breaks b WHERE b.match_id = o.match_id AND b.match_day = o.day
+                AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = o.day)
+            ) THEN 'posting_break'
+            WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND o.amount_minor > 0 AND (
+                SELECT m.payout_policy FROM match_postings m WHERE m.match_id = o.match_id ORDER BY m.posting_no DESC LIMIT 1
+            ) = 'when_collected' AND EXISTS (
+                SELECT FROM ledger_entries payer
+                WHERE payer.kind = 'accrual' AND payer.match_id = o.match_id AND payer.pot = o.pot
+                  AND payer.pot_party_id = o.pot_party_id AND payer.recipient = 'payer' AND payer.debit_minor > 0
+                  AND NOT EXISTS (
+                      SELECT FROM instruction_claims c JOIN instruction_states s USING (instruction_id)
+                      WHERE c.item_id = payer.entry_id AND s.state IN ('settled', 'netted') AND s.since_on < {day})
+            ) THEN 'not_collected'
+        END
+    FROM open_items o
+    WHERE o.day <= {day}
+      AND (o.available_after IS NULL OR o.available_after < {day})
+      AND (o.day = {day} OR o.match_id IS NULL OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = o.day))
+"""
+_ITEMS_SCHEMA = {
+    "item_id": _STRING,
+    "claim_no": _INT,
+    "party_id": _STRING,
+    "currency": _STRING,
+    "amount_minor": _INT,
+    "wait": _STRING,
+}
+
+#: Parties whose last {count} finished instructions in a currency all failed, all with one token.
+_FAILING = """
+    SELECT party_id, currency, min(token) FROM (
+        SELECT i.party_id, i.currency, i.token, s.state,
+               row_number() OVER (PARTITION BY i.party_id, i.currency ORDER BY i.sweep_day DESC, i.sweep_seq DESC) AS newest
+        FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
+        WHERE s.state IN ('settled', 'failed', 'returned') AND s.since_on < {day}
+          AND (i.party_id, i.currency) IN (
+              SELECT f.party_id, f.currency FROM payout_instructions f JOIN instruction_states fs USING (instruction_id)
+              WHERE fs.state IN ('failed', 'returned'))
+    ) recent
+    WHERE newest <= {count}
+    GROUP BY party_id, currency
+    HAVING count(*) = {count} AND bool_and(state <> 'settled') AND count(DISTINCT token) = 1
+"""
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What a sweep did.
+
+    Attributes:
+        seq: its number for the day, from 1.
+        plan: what was written.
+        cancelled: unsent instructions cancelled because an item of theirs was corrected.
+        open_items: items left open, of this day and before.
+    """
+
+    seq: int
+    plan: SweepPlan
+    cancelled: int
+    open_items: int
+
+
+def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, policy: Policy, run: RunInfo) -> Swept:
+    """Sweep a day: one instruction per party and currency over the items it claims.
+
+    Args:
+        url: business database.
+        day: day of the sweep.
+        parties: party_id, status, payout_token, collection_token as of now.
+        processor: who will be asked to carry them out.
+        policy: minimums and limits.
+        run: who sweeps.
+    """
+    with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        cancelled = cancel(
+            cursor,
+            cursor.execute(_CORRECTED).fetchall(),
+            day=day,
+            actor="sweep",
+            reason="an item of it was corrected",
+            by_sweep=True,
+            run=run,
+        )
+        items = read_frame(cursor, _ITEMS, {"day": day}, _ITEMS_SCHEMA)
+        failing = read_frame(
+            cursor,
+            _FAILING,
+            {"day": day, "count": policy.sweep.failures_in_a_row},
+            {"party_id": _STRING, "currency": _STRING, "token": _STRING},
+        )
+        plan = plan_sweep(day, items, parties, failing, policy)
+        row = cursor.execute(
+            """INSERT INTO sweeps (sweep_day, seq, instructions, run_id, code_version)
+               SELECT %(day)s, coalesce(max(seq), 0) + 1, %(instructions)s, %(run_id)s, %(code_version)s
+               FROM sweeps WHERE sweep_day = %(day)s RETURNING seq""",
+            {
+                "day": day,
+                "instructions": len(plan.instructions),
+                "run_id": run.run_id,
+                "code_version": run.code_version,
+            },
+        ).fetchone()
+        assert row is not None
+        seq: int = row[0]
+        _write(cursor, day, seq, plan, processor, policy, run)
+        left = cursor.execute("SELECT count(*) FROM open_items WHERE day <= %s", (day,)).fetchone()
+        assert left is not None
+        return Swept(seq=seq, plan=plan, cancelled=cancelled, open_items=left[0])
+
+
+def _write(
+    cursor: psycopg.Cursor[Any], day: date, seq: int, plan: SweepPlan, processor: str, policy: Policy, run: RunInfo
+) -> None:
+    made = plan.instructions
+    copy_frame(cursor, "sweep_deferrals", plan.deferrals.assign(sweep_day=day, seq=seq))
+    copy_frame(
+        cursor,
+        "payout_instructions",
+        made.drop(columns=["state", "reason"]).assign(
+            sweep_day=day,
+            sweep_seq=seq,
+            processor=processor,
+            policy_version=policy.version,
+            maker=run.maker,
+            run_id=run.run_id,
+            code_version=run.code_version,
+        ),
+    )
+    copy_frame(cursor, "instruction_claims", plan.claims)
+    born = made[["instruction_id"]].assign(
+        seq=1, from_state=None, to_state=str(State.CREATED), reason="swept", actor="sweep"
+    )
+    judged = made[["instruction_id", "state", "reason"]].rename(columns={"state": "to_state"})
+    judged = judged.assign(seq=2, from_state=str(State.CREATED), actor=f"policy {policy.version}")
+    write_events(cursor, pd.concat([born, judged], ignore_index=True), day, run)
+
+
+def write_events(cursor: psycopg.Cursor[Any], events: pd.DataFrame, day: date, run: RunInfo) -> None:
+    """Append events: instruction_id, seq, from_state, to_state, actor, reason and, where there is any, evidence."""
+    copy_frame(cursor, "instruction_events", events.assign(occurred_on=day, run_id=run.run_id))
+
+
+def cancel(
+    cursor: psycopg.Cursor[Any],
+    instructions: list[tuple[Any, str, int]],
+    *,
+    day: date,
+    actor: str,
+    reason: str,
+    by_sweep: bool,
+    run: RunInfo,
+) -> int:
+    """Cancel unsent instructions and release their items.
+
+    Args:
+        cursor: in a transaction that holds the lock of instructions.
+        instructions: instruction_id, state and last event's seq of each.
+        day: date of the act.
+        actor: who cancels.
+        reason: why, in words.
+        by_sweep: whether the items are free again to this very sweep; else to later days alone.
+        run: who writes.
+    """
+    if not instructions:
+        return 0
+    frame = pd.DataFrame(instructions, columns=["instruction_id", "from_state", "seq"])
+    frame["instruction_id"] = frame["instruction_id"].astype(str)
+    frame["seq"] = frame["seq"] + 1
+    write_events(cursor, frame.assign(to_state=str(State.CANCELLED), actor=actor, reason=reason), day, run)
+    release(cursor, frame["instruction_id"].tolist(), day=day, by_sweep=by_sweep, run=run)
+    return len(frame)
+
+
+def release(
+    cursor: psycopg.Cursor[Any], instruction_ids: list[str], *, day: date, by_sweep: bool, run: RunInfo
+) -> None:
+    """Free the items of instructions that are cancelled, failed or returned, once."""
+    cursor.execute(
+        """INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
+           SELECT item_id, claim_no, %s, %s, %s FROM instruction_claims WHERE instruction_id = ANY(%s::uuid[])""",
+        (day, by_sweep, run.run_id, instruction_ids),
+    )

@@ -1,0 +1,420 @@
+"""The store of `payout_submissions`: attempts committed before a request leaves, outcomes after it returns.
+
+Belongs here: the gate in Postgres, the two transactions around each sending. Does not belong here: sending
+(`processors.dispatch`), postings as values (`domain.payout_submissions`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+import pandas as pd
+import psycopg
+import pyarrow as pa
+
+from payments_pipeline.domain.errors import LedgerFaultError
+from payments_pipeline.domain.lifecycle import State
+from payments_pipeline.domain.payout_submissions import submission_entries, within_limits
+from payments_pipeline.domain.policy import Policy
+from payments_pipeline.storage.payout_instructions import cancel, release, write_events
+from payments_pipeline.storage.postgres import Lock, RunInfo, copy_frame, read_frame, transaction_lock
+
+_STRING, _INT, _DATE = pa.string(), pa.int64(), pa.date32()
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One request that is committed and may leave, until `not_after`.
+
+    Attributes:
+        instruction_id: our instruction.
+        attempt_no: from 1.
+        idempotency_key: the same for each attempt of an instruction.
+        request: the bytes to send, the same for each attempt.
+        not_after: instant after which they are never sent.
+    """
+
+    instruction_id: str
+    attempt_no: int
+    idempotency_key: str
+    request: bytes
+    not_after: datetime
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt.
+
+    Attributes:
+        attempt: which.
+        outcome: acknowledged, rejected, unavailable, unknown or not_sent.
+        processor_reference: where acknowledged.
+        code: the processor's reason code.
+        message: words for a person.
+    """
+
+    attempt: Attempt
+    outcome: str
+    processor_reference: str | None = None
+    code: str | None = None
+    message: str | None = None
+
+
+_APPROVED = """
+    SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, i.token, s.seq
+    FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
+    WHERE s.state = 'approved' AND i.sweep_day <= {day} AND i.processor = {processor}
+    ORDER BY i.sweep_day, i.sweep_seq, i.party_id, i.currency
+"""
+_APPROVED_SCHEMA = {
+    "instruction_id": _STRING,
+    "sweep_day": _DATE,
+    "party_id": _STRING,
+    "currency": _STRING,
+    "direction": _STRING,
+    "amount_minor": _INT,
+    "processor": _STRING,
+    "token": _STRING,
+    "seq": _INT,
+}
+
+#: Approved instructions that must not be sent, and why; judged by Postgres on what is stored and on `payable`.
+_REFUSED = """
+    SELECT i.instruction_id, s.state, s.seq, CASE
+        WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
+        WHEN p.status <> 'active' THEN 'the party is ' || p.status
+        WHEN i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END
+            THEN 'the party''s token changed'
+        WHEN claimed.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
+            THEN 'its items net to ' || claimed.net
+        WHEN claimed.released > 0 THEN 'an item of it was released'
+        WHEN claimed.broken > 0 THEN 'the match of an item of it has a break'
+        WHEN claimed.corrected > 0 THEN 'an item of it was corrected'
+    END
+    FROM instruction_states s
+    JOIN payout_instructions i USING (instruction_id)
+    LEFT JOIN payable p ON p.party_id = i.party_id
+    CROSS JOIN LATERAL (
+        SELECT coalesce(sum(e.credit_minor - e.debit_minor), 0) AS net,
+               count(r.item_id) AS released,
+               count(*) FILTER (WHERE EXISTS (
+                   SELECT FROM posting_breaks b WHERE b.match_id = e.match_id AND b.match_day = e.day
+                   AND b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = e.day))) AS broken,
+               count(*) FILTER (WHERE e.kind = 'accrual' AND EXISTS (
+                   SELECT FROM ledger_entries later JOIN open_items o ON o.item_id = later.entry_id
+                   WHERE later.kind = 'accrual' AND later.match_id = e.match_id AND later.pot = e.pot
+                     AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no
+                     AND later.account = e.account AND later.currency = e.currency
+                     AND later.posting_no > e.posting_no)) AS corrected
+        FROM instruction_claims c
+        JOIN ledger_entries e ON e.entry_id = c.item_id
+        LEFT JOIN claim_releases r ON r.item_id = c.item_id AND r.claim_no = c.claim_no
+        WHERE c.instruction_id = i.instruction_id
+    ) claimed
+    WHERE s.state = 'approved' AND i.sweep_day <= %(day)s AND i.processor = %(processor)s AND (
+        p.party_id IS NULL OR p.status <> 'active'
+        OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END
+        OR claimed.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
+        OR claimed.released > 0 OR claimed.broken > 0 OR claimed.corrected > 0)
+"""
+
+_SENT_TODAY = """
+    SELECT i.party_id, i.currency, sum(i.amount_minor)::bigint
+    FROM payout_attempts a JOIN payout_instructions i USING (instruction_id)
+    WHERE a.attempt_no = 1 AND a.started_at >= {since}
+    GROUP BY 1, 2
+"""
+
+
+def check_ledger(connection: psycopg.Connection) -> None:
+    """Refuse to send anything while the ledger as a whole breaks a rule.
+
+    Raises:
+        LedgerFaultError: names the currency and the difference; nothing was sent.
+    """
+    row = connection.execute(
+        """SELECT currency, sum(debit_minor) - sum(credit_minor) FROM ledger_entries
+           GROUP BY currency HAVING sum(debit_minor) <> sum(credit_minor) LIMIT 1"""
+    ).fetchone()
+    if row is not None:
+        raise LedgerFaultError(
+            f"the ledger's debits and credits differ by {row[1]} in {row[0]}. Nothing was sent. "
+            "Run `payments-pipeline verify` and restore the ledger before dispatching again."
+        )
+
+
+def refuse_unpayable(
+    connection: psycopg.Connection, day: date, processor: str, parties: pd.DataFrame, run: RunInfo
+) -> int:
+    """Cancel approved instructions that no longer hold: party, token, items. Their items wait for a later day's sweep.
+
+    Args:
+        connection: of the dispatch.
+        day: dispatching day.
+        processor: whose instructions.
+        parties: party_id, status, payout_token, collection_token as of now.
+        run: who dispatches.
+
+    Returns:
+        How many were cancelled.
+    """
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        cursor.execute(
+            """CREATE TEMPORARY TABLE payable (party_id text PRIMARY KEY, status text, payout_token text,
+               collection_token text) ON COMMIT DROP"""
+        )
+        known = parties[["party_id", "status", "payout_token", "collection_token"]].astype(object)
+        copy_frame(cursor, "payable", known.where(known.notna(), None))
+        refused = cursor.execute(_REFUSED, {"day": day, "processor": processor}).fetchall()
+        for reason in sorted({row[3] for row in refused}):
+            rows = [(row[0], row[1], row[2]) for row in refused if row[3] == reason]
+            cancel(cursor, rows, day=day, actor="gate", reason=reason, by_sweep=False, run=run)
+    return len(refused)
+
+
+def approved(
+    connection: psycopg.Connection, day: date, processor: str, since: datetime, policy: Policy
+) -> pd.DataFrame:
+    """Give the approved instructions that fit under the sending limits, in the order in which they are to be sent.
+
+    Args:
+        connection: of the dispatch, which holds its lock.
+        day: dispatching day; instructions of later sweeps wait.
+        processor: whose instructions.
+        since: start of the calendar day, for the limits.
+        policy: limits.
+    """
+    with connection.cursor() as cursor:
+        waiting = read_frame(cursor, _APPROVED, {"day": day, "processor": processor}, _APPROVED_SCHEMA)
+        sent = read_frame(
+            cursor, _SENT_TODAY, {"since": since}, {"party_id": _STRING, "currency": _STRING, "amount_minor": _INT}
+        )
+    return waiting[within_limits(waiting, sent, policy)].reset_index(drop=True)
+
+
+def begin(
+    connection: psycopg.Connection,
+    day: date,
+    instructions: pd.DataFrame,
+    requests: list[bytes],
+    execute_on: list[date],
+    not_after: datetime,
+    run: RunInfo,
+) -> list[Attempt]:
+    """Commit the first attempts of approved instructions, with their postings; only then may they be sent.
+
+    Args:
+        connection: of the dispatch.
+        day: dispatching day.
+        instructions: rows of `approved`.
+        requests: the bytes of each.
+        execute_on: date each asks for.
+        not_after: instant after which they are never sent.
+        run: who dispatches.
+    """
+    ids = instructions["instruction_id"].tolist()
+    attempts = pd.DataFrame(
+        {
+            "instruction_id": ids,
+            "attempt_no": 1,
+            "idempotency_key": ids,
+            "request": ["\\x" + request.hex() for request in requests],
+            "request_sha256": [hashlib.sha256(request).hexdigest() for request in requests],
+            "execute_on": execute_on,
+            "not_after": not_after,
+            "dispatched_on": day,
+            "run_id": run.run_id,
+        }
+    )
+    events = instructions[["instruction_id"]].assign(
+        seq=instructions["seq"] + 1,
+        from_state=str(State.APPROVED),
+        to_state=str(State.SUBMITTING),
+        actor="dispatch",
+        reason="the gate let it pass",
+    )
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        journals, entries = submission_entries(instructions, day, reverse=False)
+        write_events(cursor, events, day, run)
+        copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
+        copy_frame(cursor, "ledger_entries", entries)
+        copy_frame(cursor, "payout_attempts", attempts)
+    return [
+        Attempt(instruction_id, 1, instruction_id, request, not_after)
+        for instruction_id, request in zip(ids, requests, strict=True)
+    ]
+
+
+def begin_again(connection: psycopg.Connection, day: date, instruction_ids: list[str], run: RunInfo) -> list[Attempt]:
+    """Commit further attempts: the same key, bytes and deadline. Nothing is posted again."""
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        cursor.execute(
+            """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
+                                            execute_on, not_after, dispatched_on, run_id)
+               SELECT DISTINCT ON (instruction_id) instruction_id, attempt_no + 1, idempotency_key, request,
+                      request_sha256, execute_on, not_after, %s, %s
+               FROM payout_attempts JOIN instruction_states s USING (instruction_id)
+               WHERE instruction_id = ANY(%s::uuid[]) AND s.state = 'submitting'
+               ORDER BY instruction_id, attempt_no DESC
+               RETURNING instruction_id::text, attempt_no, idempotency_key, request, not_after""",
+            (day, run.run_id, instruction_ids),
+        )
+        return [Attempt(*row) for row in cursor.fetchall()]
+
+
+def finish(connection: psycopg.Connection, day: date, outcomes: list[Outcome], run: RunInfo) -> None:
+    """Commit what came of attempts, with what follows for their instructions.
+
+    A report line may have been faster: an instruction that is no longer `submitting` keeps its state.
+    """
+    if not outcomes:
+        return
+    frame = pd.DataFrame(
+        {
+            "instruction_id": [outcome.attempt.instruction_id for outcome in outcomes],
+            "attempt_no": [outcome.attempt.attempt_no for outcome in outcomes],
+            "outcome": [outcome.outcome for outcome in outcomes],
+            "processor_reference": [outcome.processor_reference for outcome in outcomes],
+            "code": [outcome.code for outcome in outcomes],
+            "message": [outcome.message for outcome in outcomes],
+        },
+        dtype=object,
+    )
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        copy_frame(cursor, "payout_attempt_outcomes", frame)
+        follows = {
+            "acknowledged": State.SUBMITTED,
+            "rejected": State.FAILED,
+            "unknown": State.UNKNOWN,
+        }
+        moved = frame[frame["outcome"].isin(list(follows))]
+        reasons = (moved["outcome"] + ": " + moved["message"].fillna("")).str.removesuffix(": ")
+        _move(
+            cursor,
+            day,
+            moved[["instruction_id"]].assign(
+                to_state=moved["outcome"].map({k: str(v) for k, v in follows.items()}), reason=reasons
+            ),
+            from_state=State.SUBMITTING,
+            actor="dispatch",
+            run=run,
+        )
+
+
+def _move(
+    cursor: psycopg.Cursor[Any], day: date, moves: pd.DataFrame, *, from_state: State, actor: str, run: RunInfo
+) -> None:
+    """Move instructions that are still in `from_state`; a failed one is posted back and its items are freed."""
+    states = read_frame(
+        cursor,
+        """SELECT s.instruction_id, s.seq, i.party_id, i.currency, i.direction, i.amount_minor, i.processor
+           FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
+           WHERE s.state = {state} AND s.instruction_id = ANY({ids}::uuid[])""",
+        {"state": str(from_state), "ids": moves["instruction_id"].tolist()},
+        {
+            "instruction_id": _STRING,
+            "seq": _INT,
+            "party_id": _STRING,
+            "currency": _STRING,
+            "direction": _STRING,
+            "amount_minor": _INT,
+            "processor": _STRING,
+        },
+    )
+    moves = moves.merge(states, on="instruction_id", how="inner")
+    if moves.empty:
+        return
+    events = moves[["instruction_id", "to_state", "reason"]].assign(
+        seq=moves["seq"] + 1, from_state=str(from_state), actor=actor
+    )
+    write_events(cursor, events, day, run)
+    failed = moves[moves["to_state"] == str(State.FAILED)].reset_index(drop=True)
+    if len(failed):
+        journals, entries = submission_entries(failed, day, reverse=True)
+        copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
+        copy_frame(cursor, "ledger_entries", entries)
+        release(cursor, failed["instruction_id"].tolist(), day=day, by_sweep=False, run=run)
+
+
+def abandon_unanswered(connection: psycopg.Connection, day: date, processor: str, run: RunInfo) -> int:
+    """Call unknown what a sender left without an outcome; it died, or its answer was lost.
+
+    The caller holds the lock of dispatch, so nobody is sending under these attempts now.
+    """
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        cursor.execute(
+            """INSERT INTO payout_attempt_outcomes (instruction_id, attempt_no, outcome, message)
+               SELECT a.instruction_id, a.attempt_no, 'unknown', 'its sender ended before the answer was written down'
+               FROM instruction_states s JOIN payout_attempts a USING (instruction_id)
+               JOIN payout_instructions i USING (instruction_id)
+               LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+               WHERE o.outcome IS NULL AND i.processor = %s
+                 AND s.state IN ('submitting', 'submitted', 'unknown', 'settled', 'failed', 'returned')
+               RETURNING instruction_id::text""",
+            (processor,),
+        )
+        ids = [row[0] for row in cursor.fetchall()]
+        _move(
+            cursor,
+            day,
+            pd.DataFrame(
+                {"instruction_id": ids, "to_state": str(State.UNKNOWN), "reason": "found without an answer"},
+                dtype=object,
+            ),
+            from_state=State.SUBMITTING,
+            actor="dispatch",
+            run=run,
+        )
+    return len(ids)
+
+
+def unknown(connection: psycopg.Connection, day: date, processor: str) -> list[Attempt]:
+    """Give the newest attempt of each instruction whose outcome is unknown, of any sweep up to the day."""
+    rows = connection.execute(
+        """SELECT DISTINCT ON (a.instruction_id) a.instruction_id::text, a.attempt_no, a.idempotency_key, a.request, a.not_after
+           FROM instruction_states s JOIN payout_attempts a USING (instruction_id) JOIN payout_instructions i USING (instruction_id)
+           WHERE s.state = 'unknown' AND i.processor = %s AND i.sweep_day <= %s
+           ORDER BY a.instruction_id, a.attempt_no DESC""",
+        (processor, day),
+    ).fetchall()
+    return [Attempt(*row) for row in rows]
+
+
+def unavailable(connection: psycopg.Connection, day: date, processor: str, now: datetime) -> list[str]:
+    """Give the instructions that were never accepted so far and whose bytes may still be sent."""
+    rows = connection.execute(
+        """SELECT instruction_id::text FROM (
+               SELECT DISTINCT ON (a.instruction_id) a.instruction_id, a.not_after, o.outcome
+               FROM instruction_states s JOIN payout_attempts a USING (instruction_id)
+               JOIN payout_instructions i USING (instruction_id)
+               LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+               WHERE s.state = 'submitting' AND i.processor = %s AND i.sweep_day <= %s
+               ORDER BY a.instruction_id, a.attempt_no DESC) newest
+           WHERE outcome IN ('unavailable', 'not_sent', 'unknown') AND not_after > %s""",
+        (processor, day, now),
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def resolve(connection: psycopg.Connection, day: date, answers: pd.DataFrame, run: RunInfo) -> None:
+    """Move unknown instructions to what a look-up said.
+
+    Args:
+        connection: of the dispatch.
+        day: dispatching day.
+        answers: instruction_id, to_state (submitting, submitted or failed), reason.
+        run: who asked.
+    """
+    if answers.empty:
+        return
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        _move(cursor, day, answers, from_state=State.UNKNOWN, actor="resolver", run=run)
