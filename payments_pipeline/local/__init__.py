@@ -1,0 +1,1 @@
+"""The embedded stack: what runs on one machine with nothing configured."""
