@@ -82,7 +82,14 @@ class Sandbox:
             processes.write_whole(self.key_file, f"{secrets.token_urlsafe(32)}\n")
         self.port = processes.kept_port(self.folder / "port")
         program: list[str | Path] = [sys.executable, "-m", "payments_pipeline.local.sandbox"]
-        where = ["--db", self.folder / "sandbox.db", "--port", str(self.port), "--api-key-file", self.key_file]
+        where: list[str | Path] = [
+            "--db",
+            self.folder / "sandbox.db",
+            "--port",
+            str(self.port),
+            "--api-key-file",
+            self.key_file,
+        ]
         self.process = processes.spawn(
             [*program, *where],
             environment=processes.child_environment({}, mark=self._mark),

@@ -226,14 +226,16 @@ def _leave(home: Path, users: int) -> None:
     os.close(users)
     deadline = time.monotonic() + _LEAVE_TIMEOUT_S
     last = None
+    told = False
     try:
         while keeper.is_kept(home):
-            if last is None and (last := processes.try_lock(home / "stack" / "users.lock")) is not None:
-                state = keeper.read_state(home)
-                if state is not None:
-                    os.kill(state.keeper_pid, signal.SIGTERM)  # it lives: its lock is held
-            if last is None and keeper.read_state(home) is not None:
+            last = last if last is not None else processes.try_lock(home / "stack" / "users.lock")
+            state = keeper.read_state(home)
+            if state is not None and last is None:
                 return  # somebody else uses the servers
+            if state is not None and not told:
+                os.kill(state.keeper_pid, signal.SIGTERM)  # it lives: its lock is held
+                told = True
             if time.monotonic() > deadline:
                 raise StackError(f"the servers of {home} do not stop. Log: {home / 'logs' / 'stack.log'}.")
             time.sleep(0.01)
