@@ -7,12 +7,16 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+from pydantic import SecretStr
 
 from payments_pipeline import code_version
+from payments_pipeline.defs.io_managers import ParquetIOManager, PostgresIOManager
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.domain.reference_data import ReferenceData, parse_reference
+from payments_pipeline.local.stack import locate
 from payments_pipeline.processors.base import PayoutProcessor
 from payments_pipeline.processors.registry import open_processor
+from payments_pipeline.settings import Settings, load_policy, load_settings
 from payments_pipeline.storage.landing import LandingDay, hash_landing_day, read_landing_day
 from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.postgres import RunInfo
@@ -74,12 +78,17 @@ class MoneyZone(dg.ConfigurableResource):
     """The business database, and the policy that what is written there follows.
 
     Attributes:
-        url: address with the run-time login.
+        named_url: address with the run-time login; empty for the embedded server that runs in the home.
         policy_json: the policy file's content, as JSON.
     """
 
-    url: str
+    named_url: str
     policy_json: str
+
+    @property
+    def url(self) -> str:
+        """Address with the run-time login."""
+        return self.named_url or locate(load_settings()).postgres_url
 
     @property
     def policy(self) -> Policy:
@@ -92,17 +101,40 @@ class PayoutGateway(dg.ConfigurableResource):
 
     Attributes:
         name: which adapter.
-        url: its address.
-        key: its API key.
+        named_url: its address; empty for the embedded sandbox that runs in the home.
+        named_key: its API key; empty for the embedded sandbox's.
     """
 
     name: str
-    url: str
-    key: str
+    named_url: str
+    named_key: str
 
     def processor(self) -> PayoutProcessor:
         """Give the adapter, unopened."""
-        return open_processor(self.name, self.url, self.key)
+        if self.named_url:
+            return open_processor(self.name, self.named_url, self.named_key)
+        endpoints = locate(load_settings())
+        return open_processor(self.name, endpoints.processor_url or "", endpoints.processor_key or "")
+
+
+def build_resources(settings: Settings) -> dict[str, object]:
+    """Give every resource and IO manager by key; nothing is opened."""
+    database = _secret(settings.postgres_url)
+    return {
+        "inputs": Inputs(
+            landing_url=settings.landing, reference_url=settings.reference, timezone=settings.timezone
+        ),
+        "money_zone": MoneyZone(named_url=database, policy_json=load_policy(settings).model_dump_json()),
+        "gateway": PayoutGateway(
+            name=settings.processor, named_url=settings.processor_url or "", named_key=_secret(settings.processor_key)
+        ),
+        "s3_parquet": ParquetIOManager(storage_url=settings.storage),
+        "postgres": PostgresIOManager(url=database),
+    }
+
+
+def _secret(value: SecretStr | None) -> str:
+    return value.get_secret_value() if value is not None else ""
 
 
 def run_info(context: dg.AssetExecutionContext) -> RunInfo:

@@ -284,7 +284,8 @@ def _break_reasons(
 
 
 def _break_rows(state: pd.DataFrame, reasons: pd.Series, missing: dict[str, list[str]]) -> pd.DataFrame:
-    broken = state[reasons.ne("")].assign(reason=reasons)
+    named = reasons[reasons.ne("")]
+    broken = state.loc[named.index].assign(reason=named)
     words = [
         f"match {row['match_id']} "
         + WORDS[BreakReason(row["reason"])].format(

@@ -1,0 +1,82 @@
+"""How results look on a terminal.
+
+Belongs here: lines, tables and progress for people. Does not belong here: what is printed with `--json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from payments_pipeline.domain.money import format_minor
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from payments_pipeline.day_runs import DaySummary
+    from payments_pipeline.verify import RuleResult
+
+
+def amounts_text(amounts: Mapping[str, Mapping[str, int]]) -> str:
+    """Say what is paid and collected, in each currency's own decimals."""
+    words = []
+    for currency, sides in amounts.items():
+        if sides["credit_minor"]:
+            words.append(f"pay {format_minor(sides['credit_minor'], currency)} {currency}")
+        if sides["debit_minor"]:
+            words.append(f"collect {format_minor(sides['debit_minor'], currency)} {currency}")
+    return ", ".join(words) or "nothing to pay"
+
+
+def day_line(summary: DaySummary) -> str:
+    """Say what a day came to, on one line."""
+    rejected = f", {summary.rejected} rows rejected" if summary.rejected else ""
+    return (
+        f"{summary.day}  {summary.matches} matches{rejected}, {summary.shares} shares, {summary.entries_posted} entries "
+        f"posted, {summary.instructions_created} instructions: {amounts_text(summary.amounts)}; {summary.settled} "
+        f"settlement records, {summary.open_items} items open  ({summary.seconds:.1f} s)"
+    )
+
+
+def rule_line(result: RuleResult) -> str:
+    """Say how a rule fared, with its first breaches below."""
+    mark = "ok    " if result.ok else "BROKEN"
+    return "\n".join([f"{mark} {result.rule} ({result.checked} checked)", *(f"       {words}" for words in result.breaches)])
+
+
+def tables(parts: Mapping[str, list[dict[str, Any]]]) -> None:
+    """Print named lists of rows as tables."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    for part, rows in parts.items():
+        if not rows:
+            console.print(f"{part.replace('_', ' ')}: none\n")
+            continue
+        table = Table(title=part.replace("_", " "), title_justify="left")
+        for column in rows[0]:
+            table.add_column(column, justify="right" if column.endswith(("_minor", "items", "instructions")) else "left")
+        for row in rows:
+            table.add_row(*("" if value is None else _cell(column, value, row) for column, value in row.items()))
+        console.print(table)
+
+
+def _cell(column: str, value: object, row: Mapping[str, Any]) -> str:
+    from rich.markup import escape
+
+    if column.endswith("_minor") and isinstance(value, int) and row.get("currency"):
+        return format_minor(value, row["currency"])
+    return escape(str(value))
+
+
+@contextmanager
+def progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
+    """Show a bar on a terminal; gives what moves it on."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("days"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("days", total=total)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,109 @@
+"""`status`: what waits and why, what is under way, what broke; of everything, a day, a party or an instruction.
+
+Belongs here: the queries and their shape. Does not belong here: printing.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+from psycopg.rows import dict_row
+
+from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.domain.payout_instructions import WAIT_WORDS, WaitReason
+from payments_pipeline.storage.postgres import connect
+
+#: Why an open item is open: the newest sweep that looked at it says so, else nothing has looked at it since.
+_OPEN_ITEMS = """
+    SELECT o.currency, coalesce(d.reason, 'not_swept_yet') AS reason, count(*) AS items,
+           sum(o.amount_minor)::bigint AS amount_minor, min(o.day) AS oldest_on
+    FROM open_items o
+    LEFT JOIN LATERAL (
+        SELECT w.reason FROM sweep_deferrals w
+        WHERE w.party_id = o.party_id AND w.currency = o.currency AND w.sweep_day >= o.day
+        ORDER BY w.sweep_day DESC, w.seq DESC LIMIT 1
+    ) d ON true
+    WHERE (%(party)s::text IS NULL OR o.party_id = %(party)s) AND (%(day)s::date IS NULL OR o.day = %(day)s)
+    GROUP BY 1, 2 ORDER BY 1, 2
+"""
+_INSTRUCTIONS = """
+    SELECT s.state, i.currency, i.direction, count(*) AS instructions, sum(i.amount_minor)::bigint AS amount_minor,
+           min(s.since_on) AS since_on
+    FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
+    WHERE (%(party)s::text IS NULL OR i.party_id = %(party)s) AND (%(day)s::date IS NULL OR i.sweep_day = %(day)s)
+    GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+"""
+_BREAKS = """
+    SELECT report_date, subject_type, subject_id, currency, difference_minor, age_days, words FROM reconciliation
+    WHERE status = 'break' AND report_date = coalesce(%(day)s::date, (SELECT max(report_date) FROM reconciliation))
+    ORDER BY age_days DESC, subject_type, subject_id LIMIT 100
+"""
+_POSTING_BREAKS = """
+    SELECT b.match_day, b.match_id, b.reason, b.words FROM posting_breaks b
+    WHERE b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = b.match_day)
+      AND (%(day)s::date IS NULL OR b.match_day = %(day)s)
+    ORDER BY b.match_day DESC, b.match_id LIMIT 100
+"""
+_INSTRUCTION = """
+    SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, s.state,
+           i.policy_version, i.maker, i.run_id
+    FROM payout_instructions i JOIN instruction_states s USING (instruction_id) WHERE i.instruction_id = %(id)s
+"""
+_EVENTS = """
+    SELECT seq, from_state, to_state, occurred_on, actor, reason, run_id, recorded_at FROM instruction_events
+    WHERE instruction_id = %(id)s ORDER BY seq
+"""
+_ITEMS = """
+    SELECT c.item_id, c.claim_no, e.day, e.kind, e.match_id, e.pot, e.line_no, e.recipient,
+           (e.credit_minor - e.debit_minor) AS amount_minor, r.released_on
+    FROM instruction_claims c JOIN ledger_entries e ON e.entry_id = c.item_id
+    LEFT JOIN claim_releases r USING (item_id, claim_no)
+    WHERE c.instruction_id = %(id)s ORDER BY e.day, e.match_id, e.pot, e.line_no, c.item_id
+"""
+_LINES = """
+    SELECT entry_reference, report_date, kind, amount_minor, currency, reason, note FROM report_lines
+    WHERE instruction_id = %(id)s ORDER BY report_date, entry_reference
+"""
+
+Rows = list[dict[str, Any]]
+
+
+def overall(url: str, *, day: date | None = None, party: str | None = None) -> dict[str, Rows]:
+    """Give open items, instructions, posting breaks and reconciliation breaks, narrowed to a day or a party."""
+    parameters = {"day": day, "party": party}
+    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS}
+    if party is None:
+        parts |= {"posting_breaks": _POSTING_BREAKS, "reconciliation_breaks": _BREAKS}
+    found = _read(url, parts, parameters)
+    for row in found["open_items"]:
+        row["words"] = (
+            WAIT_WORDS[WaitReason(row["reason"])]
+            if row["reason"] in set(WaitReason)
+            else "released or posted since the last sweep: the next sweep of a later day takes them"
+        )
+    return found
+
+
+def instruction(url: str, instruction_id: str) -> dict[str, Rows]:
+    """Give an instruction with its events, items and report lines.
+
+    Raises:
+        ConfigurationError: there is no such instruction.
+    """
+    try:
+        parameters = {"id": UUID(instruction_id)}
+    except ValueError:
+        raise ConfigurationError(f"{instruction_id} is no instruction's id: it is a UUID.") from None
+    parts = {"instruction": _INSTRUCTION, "events": _EVENTS, "items": _ITEMS, "report_lines": _LINES}
+    found = _read(url, parts, parameters)
+    if not found["instruction"]:
+        raise ConfigurationError(f"there is no instruction {instruction_id}.")
+    return found
+
+
+def _read(url: str, queries: dict[str, str], parameters: dict[str, Any]) -> dict[str, Rows]:
+    with connect(url) as connection, connection.transaction(), connection.cursor(row_factory=dict_row) as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        return {name: cursor.execute(query, parameters).fetchall() for name, query in queries.items()}
