@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from payments_pipeline.local.stack import Endpoints
 
 _DAY = click.DateTime(formats=["%Y-%m-%d"])
-_json = click.option("--json", "as_json", is_flag=True, help="One object a line on standard output, nothing else there.")
+_json = click.option("--json", "as_json", is_flag=True, help="One object a line on standard output.")
 
 
 def main() -> None:
@@ -213,7 +213,9 @@ def verify(as_json: bool) -> None:
 @commands.command()
 @click.argument("asset")
 @click.option("--date", "day", type=_DAY, required=True, help="Partition.")
-@click.option("--format", "file_format", type=click.Choice(["csv", "parquet", "jsonl"]), default="csv", show_default=True)
+@click.option(
+    "--format", "file_format", type=click.Choice(["csv", "parquet", "jsonl"]), default="csv", show_default=True
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File; standard output where not given.")
 @_json
 def export(asset: str, day: datetime, file_format: str, out: Path | None, as_json: bool) -> None:
@@ -248,11 +250,6 @@ def _show_summary(summary: DaySummary) -> None:
     from payments_pipeline.printing import day_line
 
     click.echo(day_line(summary))
-
-
-def now_utc() -> datetime:
-    """Give the wall clock's instant."""
-    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

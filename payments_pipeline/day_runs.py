@@ -138,7 +138,7 @@ class DayRuns:
         if not taken:
             return []
         now = asyncio.run(_digests(processor, min(taken), max(taken)))
-        grown = sorted(report.report_date for report in now if taken.get(report.report_date, report.digest) != report.digest)
+        grown = sorted(r.report_date for r in now if taken.get(r.report_date, r.digest) != r.digest)
         for day in grown:
             self._execute(TAKE_REPORT_IN, day)
         return grown

@@ -30,7 +30,8 @@ _IN_POSTGRES = {
     "ledger_entries": "SELECT * FROM ledger_entries WHERE day = %s AND kind = 'accrual' "
     "ORDER BY match_id, pot, pot_party_id, line_no, account, posting_no",
     "payout_instructions": "SELECT i.*, s.state, s.since_on FROM payout_instructions i "
-    "JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %s ORDER BY i.sweep_seq, i.party_id, i.currency",
+    "JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %s "
+    "ORDER BY i.sweep_seq, i.party_id, i.currency",
     "payout_submissions": "SELECT a.instruction_id, a.attempt_no, a.idempotency_key, a.request_sha256, a.execute_on, "
     "a.not_after, a.dispatched_on, a.run_id, a.started_at, o.outcome, o.processor_reference, o.code, o.message, "
     "o.recorded_at FROM payout_attempts a LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no) "
@@ -54,7 +55,9 @@ def read_partition(asset: str, day: date, *, storage_url: str, database_url: str
         store = open_store(storage_url)
         key = partition_key(asset, day.isoformat())
         if not store.exists(key):
-            raise ConfigurationError(f"{asset} of {day} was never materialised: run `payments-pipeline run --date {day}`.")
+            raise ConfigurationError(
+                f"{asset} of {day} was never materialised: run `payments-pipeline run --date {day}`."
+            )
         return pq.read_table(pa.BufferReader(store.read(key)))
     if asset not in _IN_POSTGRES:
         raise ConfigurationError(f"there is no asset {asset}; the assets are {', '.join(ASSETS)}.")
@@ -62,9 +65,10 @@ def read_partition(asset: str, day: date, *, storage_url: str, database_url: str
         cursor.execute(_IN_POSTGRES[asset], (day,))
         assert cursor.description is not None
         names = [column.name for column in cursor.description]
-        frame = pd.DataFrame(cursor.fetchall(), columns=names, dtype=object).drop(columns=list(_INTERNAL), errors="ignore")
+        frame = pd.DataFrame(cursor.fetchall(), columns=names, dtype=object)
+    frame = frame.drop(columns=list(_INTERNAL), errors="ignore")
     for name in frame.columns:
-        if frame[name].map(type).eq(str).all() or name.endswith(("_id", "_key")):
+        if name.endswith(("_id", "_key")):  # uuids as text
             frame[name] = frame[name].map(str, na_action="ignore")
     return pa.Table.from_pandas(frame, preserve_index=False)
 
@@ -85,7 +89,7 @@ def _opened(out: Path | None) -> Iterator[BinaryIO]:
 def write_table(table: pa.Table, file_format: str, out: Path | None) -> int:
     """Write a table as csv, parquet or jsonl to a file, or to standard output; gives the rows written."""
     plain = pa.table(
-        [column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column for column in table.columns],
+        [c.cast(c.type.value_type) if pa.types.is_dictionary(c.type) else c for c in table.columns],
         names=table.column_names,
     )
     with _opened(out) as file:
@@ -98,4 +102,5 @@ def write_table(table: pa.Table, file_format: str, out: Path | None) -> int:
         else:
             for batch in plain.to_batches():
                 file.writelines(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE) for row in batch.to_pylist())
-    return plain.num_rows
+    rows: int = plain.num_rows
+    return rows

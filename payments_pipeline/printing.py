@@ -33,16 +33,18 @@ def day_line(summary: DaySummary) -> str:
     """Say what a day came to, on one line."""
     rejected = f", {summary.rejected} rows rejected" if summary.rejected else ""
     return (
-        f"{summary.day}  {summary.matches} matches{rejected}, {summary.shares} shares, {summary.entries_posted} entries "
-        f"posted, {summary.instructions_created} instructions: {amounts_text(summary.amounts)}; {summary.settled} "
-        f"settlement records, {summary.open_items} items open  ({summary.seconds:.1f} s)"
+        f"{summary.day}  {summary.matches} matches{rejected}, {summary.shares} shares, "
+        f"{summary.entries_posted} entries posted, {summary.instructions_created} instructions: "
+        f"{amounts_text(summary.amounts)}; {summary.settled} settlement records, {summary.open_items} items open  "
+        f"({summary.seconds:.1f} s)"
     )
 
 
 def rule_line(result: RuleResult) -> str:
     """Say how a rule fared, with its first breaches below."""
     mark = "ok    " if result.ok else "BROKEN"
-    return "\n".join([f"{mark} {result.rule} ({result.checked} checked)", *(f"       {words}" for words in result.breaches)])
+    head = f"{mark} {result.rule} ({result.checked} checked)"
+    return "\n".join([head, *(f"       {words}" for words in result.breaches)])
 
 
 def tables(parts: Mapping[str, list[dict[str, Any]]]) -> None:
@@ -57,7 +59,8 @@ def tables(parts: Mapping[str, list[dict[str, Any]]]) -> None:
             continue
         table = Table(title=part.replace("_", " "), title_justify="left")
         for column in rows[0]:
-            table.add_column(column, justify="right" if column.endswith(("_minor", "items", "instructions")) else "left")
+            is_number = column.endswith(("_minor", "items", "instructions"))
+            table.add_column(column, justify="right" if is_number else "left")
         for row in rows:
             table.add_row(*("" if value is None else _cell(column, value, row) for column, value in row.items()))
         console.print(table)

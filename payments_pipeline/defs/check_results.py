@@ -38,9 +38,15 @@ def check_result(
         checked: how many were looked at.
         severity: WARN where nothing is wrong with the money.
     """
-    metadata: dict[str, object] = {"checked": checked, "breaches": len(breaches)}
+    metadata: dict[str, dg.MetadataValue] = {
+        "checked": dg.MetadataValue.int(checked),
+        "breaches": dg.MetadataValue.int(len(breaches)),
+    }
     if len(breaches):
-        metadata |= {"rows": dg.MetadataValue.md(markdown_table(breaches.head(SHOWN))), "cure": cure}
+        metadata |= {
+            "rows": dg.MetadataValue.md(markdown_table(breaches.head(SHOWN))),
+            "cure": dg.MetadataValue.text(cure),
+        }
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=name,

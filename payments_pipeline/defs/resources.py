@@ -121,9 +121,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
     """Give every resource and IO manager by key; nothing is opened."""
     database = _secret(settings.postgres_url)
     return {
-        "inputs": Inputs(
-            landing_url=settings.landing, reference_url=settings.reference, timezone=settings.timezone
-        ),
+        "inputs": Inputs(landing_url=settings.landing, reference_url=settings.reference, timezone=settings.timezone),
         "money_zone": MoneyZone(named_url=database, policy_json=load_policy(settings).model_dump_json()),
         "gateway": PayoutGateway(
             name=settings.processor, named_url=settings.processor_url or "", named_key=_secret(settings.processor_key)

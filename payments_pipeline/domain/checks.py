@@ -21,12 +21,8 @@ def pots_not_conserved(matches: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFr
         match_id, pot, pot_party_id, expected_minor, actual_minor.
     """
     keys = ["match_id", "pot", "pot_party_id"]
-    sums = (
-        shares.assign(**{key: shares[key].astype(object) for key in keys})
-        .groupby(keys, as_index=False, sort=True)["amount_minor"]
-        .sum()
-        .rename(columns={"amount_minor": "actual_minor"})
-    )
+    plain = shares.assign(**{key: shares[key].astype(object) for key in keys})
+    sums = plain.groupby(keys, as_index=False, sort=True).agg(actual_minor=("amount_minor", "sum"))
     revenue = matches.assign(match_id=matches["match_id"].astype(object)).set_index("match_id")["revenue_minor"]
     declared = sums["match_id"].map(revenue).astype("Int64").fillna(0).astype("int64")
     sums["expected_minor"] = declared.where(sums["pot"] == "revenue", 0)

@@ -62,8 +62,12 @@ WORDS = {
     BreakReason.RULES_CHANGED: (
         "was posted under other rules of {competition_id}. The difference waits until the change of rules is accepted."
     ),
-    BreakReason.ABSENT: "is posted and not in the landing zone now. Deliver it again, or a newer revision that says what became of it.",
-    BreakReason.REJECTED: "is posted and its input is rejected now ({why}). Mend the input; rejected_records has the rows.",
+    BreakReason.ABSENT: (
+        "is posted and not in the landing zone now. Deliver it again, or a newer revision that says what became of it."
+    ),
+    BreakReason.REJECTED: (
+        "is posted and its input is rejected now ({why}). Mend the input; rejected_records has the rows."
+    ),
 }
 
 
@@ -183,7 +187,7 @@ def plan_posting(
     deltas = _deltas(current, posted_entries)
     differs = state["match_id"].isin(deltas["match_id"].unique())
     has_shares = state["match_id"].isin(current["match_id"].unique())
-    reasons, details = _break_reasons(day, state, differs=differs, has_shares=has_shares)
+    reasons, details = _break_reasons(day, state, differs)
     silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares
     postable = state[reasons.eq("")]
     breaks = [_break_rows(state, reasons.where(~silent, ""), details)]
@@ -244,15 +248,13 @@ def _deltas(current: pd.DataFrame, posted: pd.DataFrame) -> pd.DataFrame:
 
 
 def _state_differs(state: pd.DataFrame) -> pd.Series:
-    differs = pd.Series(False, index=state.index)
+    differs = pd.Series(data=False, index=state.index)
     for column in ("revision", "content_hash", "rules_hash", "participants"):
         differs |= state[column].ne(state[f"posted_{column}"])
     return differs
 
 
-def _break_reasons(
-    day: date, state: pd.DataFrame, *, differs: pd.Series, has_shares: pd.Series
-) -> tuple[pd.Series, dict[str, list[str]]]:
+def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[pd.Series, dict[str, list[str]]]:
     """Give each match its break reason ("" where it may be posted) and the participants that are missing."""
     posted = state["posted_posting_no"].notna()
     is_open = state["posted_is_open"].eq(True)  # noqa: FBT003 - null counts as not open
@@ -317,8 +319,13 @@ def _absent(day: date, state: pd.DataFrame, rejected: pd.DataFrame, posted: pd.D
     return pd.DataFrame({"match_id": gone.to_numpy(object), "reason": reasons, "words": words}, dtype=object)
 
 
+def party_of(account: pd.Series) -> np.ndarray:
+    """Give the parties of `party:` accounts, null for the others."""
+    parties: np.ndarray = account.str.removeprefix("party:").where(account.str.startswith("party:")).to_numpy(object)
+    return parties
+
+
 def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    posting_no = changed.set_index("match_id")["posting_no"]
     journals = changed.loc[changed["match_id"].isin(deltas["match_id"].unique()), ["match_id", "posting_no"]].copy()
     journals["journal_id"] = business_ids("accrual", journals["match_id"], journals["posting_no"])
     amount = deltas["amount_minor"]
@@ -330,9 +337,7 @@ def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd
             "kind": "accrual",
             "day": day,
             "account": account.to_numpy(object),
-            "party_id": account.where(account.str.startswith("party:"), None)
-            .str.removeprefix("party:")
-            .to_numpy(object),
+            "party_id": party_of(account),
             "currency": deltas["currency"].to_numpy(object),
             "debit_minor": (-amount).clip(lower=0).to_numpy(),
             "credit_minor": amount.clip(lower=0).to_numpy(),
@@ -345,7 +350,6 @@ def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd
         }
     )
     check_balanced(entries)
-    assert posting_no.index.is_unique
     return journals.reset_index(drop=True), entries
 
 
@@ -355,11 +359,13 @@ def check_balanced(entries: pd.DataFrame) -> None:
     Raises:
         InvariantError: names the journal, its currency and by how much; nothing was posted.
     """
-    totals = entries.groupby(["journal_id", "currency"], sort=False)[["debit_minor", "credit_minor"]].sum()
+    totals = entries.groupby(["journal_id", "currency"], sort=False, as_index=False)[
+        ["debit_minor", "credit_minor"]
+    ].sum()
     bad = totals[totals["debit_minor"] != totals["credit_minor"]]
     if not bad.empty:
-        (journal_id, currency), row = next(iter(bad.iterrows()))
+        row = bad.iloc[0]
         raise InvariantError(
-            f"journal {journal_id} would not balance in {currency}: debits {row['debit_minor']}, credits "
+            f"journal {row['journal_id']} would not balance in {row['currency']}: debits {row['debit_minor']}, credits "
             f"{row['credit_minor']}. Nothing was posted. This is a defect of the program: report it."
         )

@@ -1,4 +1,4 @@
-"""The states of a payout instruction and the transitions between them; Postgres holds the same table and refuses others.
+"""The states of a payout instruction and the transitions between them; Postgres has the same table, refuses others.
 
 Belongs here: names and what follows from a state. Does not belong here: who may cause a transition, or when.
 """

@@ -120,12 +120,12 @@ def _per_currency(currencies: pd.Series, policy: Policy, limit: str) -> pd.Serie
 
 
 def _nets(free: pd.DataFrame, parties: pd.DataFrame, failing: pd.DataFrame, policy: Policy) -> pd.DataFrame:
-    nets = free.groupby(["party_id", "currency"], as_index=False, sort=False)["amount_minor"].sum()
+    nets = free.groupby(["party_id", "currency"], as_index=False, sort=False).agg(amount_minor=("amount_minor", "sum"))
     known = parties[["party_id", "status", "payout_token", "collection_token"]].astype(object)
     nets = nets.merge(known, on="party_id", how="left")
     pays = nets["amount_minor"] > 0
     collects = nets["amount_minor"] < 0
-    nets["token"] = nets["payout_token"].where(pays, nets["collection_token"].where(collects, None))
+    nets["token"] = nets["payout_token"].where(pays, nets["collection_token"].where(collects))
     failed = nets.merge(failing.assign(failing=True), on=["party_id", "currency", "token"], how="left")["failing"]
     minimum = _per_currency(nets["currency"], policy, "minimum_minor")
     conditions = [
@@ -137,10 +137,10 @@ def _nets(free: pd.DataFrame, parties: pd.DataFrame, failing: pd.DataFrame, poli
         (WaitReason.FAILURES_IN_A_ROW, (pays | collects) & failed.notna()),
         (WaitReason.BELOW_MINIMUM, (pays | collects) & (nets["amount_minor"].abs() < minimum)),
     ]
-    nets["reason"] = np.select(
+    reasons = np.select(
         [condition.to_numpy(dtype=bool) for _, condition in conditions], [str(reason) for reason, _ in conditions], ""
     )
-    return nets
+    return nets.assign(reason=reasons.astype(object))
 
 
 def _instructions(
@@ -153,7 +153,7 @@ def _instructions(
             "currency": nets["currency"].to_numpy(object),
             "direction": np.select([net > 0, net < 0], ["credit", "debit"], "none").astype(object),
             "amount_minor": net.abs().to_numpy("int64"),
-            "token": nets["token"].where(nets["token"].notna(), None).to_numpy(object),
+            "token": nets["token"].to_numpy(object),
         }
     )
     # `claimed` is sorted by party, currency and item: each instruction's claims are one run of rows.

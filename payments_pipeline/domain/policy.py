@@ -88,7 +88,7 @@ class Policy(_Strict):
     @model_validator(mode="after")
     def _currencies_are_codes(self) -> Self:
         for code in self.currencies:
-            if not (len(code) == 3 and code.isascii() and code.isupper()):  # noqa: PLR2004
+            if not (len(code) == 3 and code.isascii() and code.isupper()):
                 raise ValueError(f"currencies.{code} is no ISO 4217 code")
         return self
 

@@ -13,8 +13,8 @@ from payments_pipeline.domain.schemas import RECONCILIATION
 
 _WORDS = {
     "cash": (
-        "the ledger's cash is {expected}, the processor's closing balance {actual}: a report was not taken in, or before "
-        "it grew; run its day again"
+        "the ledger's cash is {expected}, the processor's closing balance {actual}: a report was not taken in, or "
+        "before it grew; run its day again"
     ),
     "instruction": (
         "{expected} should have moved by now and {actual} has, in the instruction's direction: ask the processor"

@@ -238,8 +238,8 @@ def _plan(
     steps = steps.assign(outcome=steps["kind"], note=note)
     lines = pd.concat([steps, others], ignore_index=True)
     posted = lines["journal_id"].isin(entries["journal_id"])
-    lines["journal_id"] = lines["journal_id"].where(posted, None)
-    lines["note"] = lines["note"].where(lines["note"].ne(""), None)
+    lines["journal_id"] = lines["journal_id"].where(posted)
+    lines["note"] = lines["note"].where(lines["note"].ne(""))
     kinds = entries.drop_duplicates("journal_id").set_index("journal_id")["kind"]
     journalled = lines[posted]
     journals = pd.DataFrame(
@@ -247,9 +247,7 @@ def _plan(
             "journal_id": journalled["journal_id"].to_numpy(object),
             "kind": journalled["journal_id"].map(kinds).to_numpy(object),
             "day": day,
-            "instruction_id": journalled["instruction_id"]
-            .where(journalled["instruction_id"].notna(), None)
-            .to_numpy(object),
+            "instruction_id": journalled["instruction_id"].to_numpy(object),
             "processor": processor,
             "entry_reference": journalled["entry_reference"].to_numpy(object),
         }

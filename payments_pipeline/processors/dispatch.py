@@ -132,16 +132,16 @@ class Dispatch:
             requests = [
                 self.processor.encode(
                     PayoutRequest(
-                        instruction_id=row.instruction_id,
-                        idempotency_key=row.instruction_id,
-                        direction=Direction(row.direction),
-                        amount_minor=int(row.amount_minor),
-                        currency=row.currency,
-                        token=row.token,
+                        instruction_id=row["instruction_id"],
+                        idempotency_key=row["instruction_id"],
+                        direction=Direction(row["direction"]),
+                        amount_minor=int(row["amount_minor"]),
+                        currency=row["currency"],
+                        token=row["token"],
                         execute_on=execute,
                     )
                 )
-                for row, execute in zip(batch.itertuples(index=False), execute_on, strict=True)
+                for row, execute in zip(batch.to_dict("records"), execute_on, strict=True)
             ]
             not_after = last_send_at(self.clock(), self.processor.capabilities.key_lifetime, self.policy)
             attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)
@@ -208,7 +208,7 @@ class Dispatch:
             done._failures_in_a_row = 0
 
     async def _resolve(self, connection: psycopg.Connection, done: Dispatched) -> None:
-        """Ask about what is unknown, by its key; send again only what was definitely never seen, while the key lives."""
+        """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
         asked = store.unknown(connection, self.day, self.processor.name)
         slots = asyncio.Semaphore(self.processor.capabilities.max_concurrency)
 

@@ -27,7 +27,8 @@ POSTING_BREAKS = """
     WHERE match_day = %(day)s AND seq = (SELECT max(seq) FROM day_postings WHERE match_day = %(day)s) ORDER BY match_id
 """
 POSTED = """
-    SELECT match_id, pot, pot_party_id, line_no, account, currency, (sum(credit_minor) - sum(debit_minor))::bigint AS amount_minor
+    SELECT match_id, pot, pot_party_id, line_no, account, currency,
+           (sum(credit_minor) - sum(debit_minor))::bigint AS amount_minor
     FROM ledger_entries WHERE kind = 'accrual' AND day = %(day)s GROUP BY 1, 2, 3, 4, 5, 6
     HAVING sum(credit_minor) <> sum(debit_minor)
 """
@@ -44,14 +45,16 @@ INSTRUCTION_IS_NOT_ITS_ITEMS = """
     WHERE i.sweep_day = %(day)s
     GROUP BY i.instruction_id
     HAVING coalesce(sum(e.credit_minor - e.debit_minor), 0)
-        <> CASE i.direction WHEN 'debit' THEN -i.amount_minor ELSE i.amount_minor END OR count(c.item_id) <> count(e.entry_id)
+           <> CASE i.direction WHEN 'debit' THEN -i.amount_minor ELSE i.amount_minor END
+        OR count(c.item_id) <> count(e.entry_id)
 """
 CLAIMED_TWICE = """
     SELECT c.item_id::text, count(*) AS live_claims, string_agg(c.instruction_id::text, ', ') AS instructions
     FROM instruction_claims c
     LEFT JOIN claim_releases r USING (item_id, claim_no)
     WHERE r.item_id IS NULL AND c.item_id IN (
-        SELECT item_id FROM instruction_claims JOIN payout_instructions USING (instruction_id) WHERE sweep_day = %(day)s)
+        SELECT item_id FROM instruction_claims JOIN payout_instructions USING (instruction_id)
+        WHERE sweep_day = %(day)s)
     GROUP BY c.item_id HAVING count(*) > 1
 """
 WAITING = """
@@ -67,7 +70,8 @@ UNANSWERED = """
 REFUSED = """
     SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, e.to_state AS state, e.reason
     FROM instruction_events e JOIN payout_instructions i USING (instruction_id)
-    WHERE e.occurred_on = %(day)s AND e.actor IN ('dispatch', 'gate', 'resolver') AND e.to_state IN ('failed', 'cancelled')
+    WHERE e.occurred_on = %(day)s AND e.actor IN ('dispatch', 'gate', 'resolver')
+      AND e.to_state IN ('failed', 'cancelled')
 """
 ATTEMPTS_OF_DAY = """
     SELECT a.instruction_id::text, a.attempt_no, i.party_id, i.currency, i.direction, i.amount_minor,

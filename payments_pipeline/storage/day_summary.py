@@ -16,7 +16,8 @@ def amounts_of_run(url: str, run_id: str) -> dict[str, dict[str, int]]:
         rows = connection.execute(
             """SELECT currency, coalesce(sum(amount_minor) FILTER (WHERE direction = 'credit'), 0)::bigint,
                       coalesce(sum(amount_minor) FILTER (WHERE direction = 'debit'), 0)::bigint
-               FROM payout_instructions WHERE run_id = %s AND direction <> 'none' GROUP BY currency ORDER BY currency""",
+               FROM payout_instructions WHERE run_id = %s AND direction <> 'none'
+               GROUP BY currency ORDER BY currency""",
             (run_id,),
         ).fetchall()
     return {currency: {"credit_minor": credit, "debit_minor": debit} for currency, credit, debit in rows}

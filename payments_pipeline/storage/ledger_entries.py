@@ -24,7 +24,8 @@ _POSTED_MATCHES = """
     SELECT DISTINCT ON (match_id) match_id, posting_no, match_day, competition_id, revision, content_hash, rules_hash,
            schedule_version, currency, payout_policy, revenue_minor, participants, is_open
     FROM match_postings
-    WHERE match_id IN (SELECT match_id FROM day_matches UNION SELECT match_id FROM match_postings WHERE match_day = {day})
+    WHERE match_id IN (
+        SELECT match_id FROM day_matches UNION SELECT match_id FROM match_postings WHERE match_day = {day})
     ORDER BY match_id, posting_no DESC
 """
 _POSTED_MATCHES_SCHEMA = {
@@ -153,8 +154,10 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
         posted_entries,
     )
     row = cursor.execute(
-        """INSERT INTO day_postings (match_day, seq, input_hashes, matches, shares, entries_posted, run_id, code_version)
-           SELECT %(day)s, coalesce(max(seq), 0) + 1, %(hashes)s, %(matches)s, %(shares)s, %(entries)s, %(run_id)s, %(code_version)s
+        """INSERT INTO day_postings
+               (match_day, seq, input_hashes, matches, shares, entries_posted, run_id, code_version)
+           SELECT %(day)s, coalesce(max(seq), 0) + 1, %(hashes)s, %(matches)s, %(shares)s, %(entries)s, %(run_id)s,
+                  %(code_version)s
            FROM day_postings WHERE match_day = %(day)s RETURNING seq""",
         {
             "day": day,

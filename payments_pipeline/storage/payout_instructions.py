@@ -21,7 +21,7 @@ from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_fram
 
 _STRING, _INT = pa.string(), pa.int64()
 
-#: Unsent instructions that claim an item whose key has been posted again since, with the correction not among their own.
+#: Unsent instructions that claim an item whose key was posted again since, the correction not among their own items.
 _CORRECTED = """
     SELECT DISTINCT c.instruction_id, s.state, s.seq
     FROM instruction_states s
@@ -44,7 +44,8 @@ _ITEMS = """
                 AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = o.day)
             ) THEN 'posting_break'
             WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND o.amount_minor > 0 AND (
-                SELECT m.payout_policy FROM match_postings m WHERE m.match_id = o.match_id ORDER BY m.posting_no DESC LIMIT 1
+                SELECT m.payout_policy FROM match_postings m WHERE m.match_id = o.match_id
+                ORDER BY m.posting_no DESC LIMIT 1
             ) = 'when_collected' AND EXISTS (
                 SELECT FROM ledger_entries payer
                 WHERE payer.kind = 'accrual' AND payer.match_id = o.match_id AND payer.pot = o.pot
@@ -72,7 +73,8 @@ _ITEMS_SCHEMA = {
 _FAILING = """
     SELECT party_id, currency, min(token) FROM (
         SELECT i.party_id, i.currency, i.token, s.state,
-               row_number() OVER (PARTITION BY i.party_id, i.currency ORDER BY i.sweep_day DESC, i.sweep_seq DESC) AS newest
+               row_number() OVER (
+                   PARTITION BY i.party_id, i.currency ORDER BY i.sweep_day DESC, i.sweep_seq DESC) AS newest
         FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
         WHERE s.state IN ('settled', 'failed', 'returned') AND s.since_on < {day}
           AND (i.party_id, i.currency) IN (

@@ -64,7 +64,8 @@ class Outcome:
 
 
 _APPROVED = """
-    SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, i.token, s.seq
+    SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, i.token,
+           s.seq
     FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
     WHERE s.state = 'approved' AND i.sweep_day <= {day} AND i.processor = {processor}
     ORDER BY i.sweep_day, i.sweep_seq, i.party_id, i.currency
@@ -168,7 +169,7 @@ def refuse_unpayable(
                collection_token text) ON COMMIT DROP"""
         )
         known = parties[["party_id", "status", "payout_token", "collection_token"]].astype(object)
-        copy_frame(cursor, "payable", known.where(known.notna(), None))
+        copy_frame(cursor, "payable", known)
         refused = cursor.execute(_REFUSED, {"day": day, "processor": processor}).fetchall()
         for reason in sorted({row[3] for row in refused}):
             rows = [(row[0], row[1], row[2]) for row in refused if row[3] == reason]
@@ -379,8 +380,10 @@ def abandon_unanswered(connection: psycopg.Connection, day: date, processor: str
 def unknown(connection: psycopg.Connection, day: date, processor: str) -> list[Attempt]:
     """Give the newest attempt of each instruction whose outcome is unknown, of any sweep up to the day."""
     rows = connection.execute(
-        """SELECT DISTINCT ON (a.instruction_id) a.instruction_id::text, a.attempt_no, a.idempotency_key, a.request, a.not_after
-           FROM instruction_states s JOIN payout_attempts a USING (instruction_id) JOIN payout_instructions i USING (instruction_id)
+        """SELECT DISTINCT ON (a.instruction_id)
+                  a.instruction_id::text, a.attempt_no, a.idempotency_key, a.request, a.not_after
+           FROM instruction_states s JOIN payout_attempts a USING (instruction_id)
+           JOIN payout_instructions i USING (instruction_id)
            WHERE s.state = 'unknown' AND i.processor = %s AND i.sweep_day <= %s
            ORDER BY a.instruction_id, a.attempt_no DESC""",
         (processor, day),

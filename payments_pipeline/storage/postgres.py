@@ -64,7 +64,8 @@ def connect(url: str) -> Iterator[psycopg.Connection]:
             autocommit=True,
             connect_timeout=15,
             application_name="payments_pipeline",
-            options=f"-c search_path=payments -c timezone=UTC -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
+            options="-c search_path=payments -c timezone=UTC "
+            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
         )
     except psycopg.OperationalError as error:
         raise ConfigurationError(
@@ -166,7 +167,7 @@ def read_frame(
                 null_values=[""],
             ),
         )
-    frame = table.to_pandas(date_as_object=True)
+    frame: pd.DataFrame = table.to_pandas(date_as_object=True)
     for name, kind in schema.items():
         if pa.types.is_boolean(kind):
             frame[name] = frame[name].eq("t") if len(frame) else frame[name].astype(bool)

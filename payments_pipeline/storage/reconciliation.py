@@ -29,7 +29,8 @@ _CASH = """
         WHERE account = 'cash:' || {processor} AND party_id IS NULL AND day <= {day}
         GROUP BY 1, 2
     )
-    SELECT coalesce(r.account, b.account), coalesce(r.currency, b.currency), coalesce(b.balance, 0), coalesce(r.closing_minor, 0)
+    SELECT coalesce(r.account, b.account), coalesce(r.currency, b.currency), coalesce(b.balance, 0),
+           coalesce(r.closing_minor, 0)
     FROM reported r FULL JOIN booked b ON b.account = r.account AND b.currency = r.currency
 """
 

@@ -36,8 +36,8 @@ _LINE_COLUMNS = [
 ]
 _INSTRUCTIONS = """
     SELECT a.idempotency_key, i.instruction_id, i.party_id, i.currency, i.direction, i.amount_minor, s.state, s.seq,
-           coalesce((SELECT sum(l.amount_minor) FROM report_lines l WHERE l.instruction_id = i.instruction_id), 0)::bigint
-               * CASE i.direction WHEN 'credit' THEN -1 ELSE 1 END
+           coalesce((SELECT sum(l.amount_minor) FROM report_lines l WHERE l.instruction_id = i.instruction_id), 0)
+               ::bigint * CASE i.direction WHEN 'credit' THEN -1 ELSE 1 END
     FROM payout_attempts a
     JOIN payout_instructions i USING (instruction_id)
     JOIN instruction_states s USING (instruction_id)
@@ -151,7 +151,7 @@ def _lines(day: date, processor: str, report: pd.DataFrame) -> pd.DataFrame:
     lines = report[_LINE_COLUMNS].copy()
     for column in _LINE_COLUMNS:
         if column != "amount_minor":
-            lines[column] = lines[column].astype(object).where(lines[column].notna(), None)
+            lines[column] = lines[column].astype(object)
     lines["amount_minor"] = lines["amount_minor"].astype("int64")
     lines = lines.drop_duplicates(ignore_index=True)
     twice = lines[lines.duplicated("entry_reference", keep=False)]
@@ -165,17 +165,19 @@ def _lines(day: date, processor: str, report: pd.DataFrame) -> pd.DataFrame:
 
 def _new_references(cursor: psycopg.Cursor[Any], day: date, processor: str) -> list[str]:
     changed = cursor.execute(
-        """SELECT r.entry_reference, l.report_date, l.kind, l.amount_minor, l.currency, r.kind, r.amount_minor, r.currency
+        """SELECT r.entry_reference, l.report_date, l.kind, l.amount_minor, l.currency,
+                  r.kind, r.amount_minor, r.currency
            FROM received r JOIN report_lines l USING (processor, entry_reference)
-           WHERE (l.report_date, l.kind, l.amount_minor, l.currency) <> (r.report_date, r.kind, r.amount_minor, r.currency)
+           WHERE (l.report_date, l.kind, l.amount_minor, l.currency)
+                 <> (r.report_date, r.kind, r.amount_minor, r.currency)
               OR l.idempotency_key IS DISTINCT FROM r.idempotency_key
            LIMIT 1"""
     ).fetchone()
     if changed is not None:
         reference, old_date, *content = changed
         raise ConflictError(
-            f"{processor}: entry {reference} was taken in on {old_date} as {content[0]} of {content[1]} {content[2]}, and "
-            f"the report of {day} gives it as {content[3]} of {content[4]} {content[5]}. Nothing of the report was "
+            f"{processor}: entry {reference} was taken in on {old_date} as {content[0]} of {content[1]} {content[2]}, "
+            f"and the report of {day} gives it as {content[3]} of {content[4]} {content[5]}. Nothing of the report was "
             "posted. Ask the processor which one holds."
         )
     cursor.execute(

@@ -138,7 +138,7 @@ def _reject_rate(accepted: AcceptedInput, policy: ChecksPolicy) -> dg.AssetCheck
         "rejected_records",
         "reject_rate",
         rejected[["source", "line_number", "reason", "words"]] if too_many else rejected[["source"]].iloc[:0],
-        f"more than {policy.reject_rate_bp} basis points of the rows read were rejected: mend them at the source and deliver again",
+        f"more than {policy.reject_rate_bp} basis points of the rows read were rejected: mend and deliver them again",
         checked=read,
     )
 

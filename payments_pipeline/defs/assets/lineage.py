@@ -20,6 +20,7 @@ def same_input(*frames: pd.DataFrame, reference: Mapping[str, str] | None = None
         if other != first:
             names = sorted(name for name in first.keys() | other.keys() if first.get(name) != other.get(name))
             raise StaleInputError(
-                f"{', '.join(names)} changed between two steps of this day. Nothing was posted. Run the whole day again."
+                f"{', '.join(names)} changed between two steps of this day. Nothing was posted. Run the whole day "
+                "again."
             )
     return first

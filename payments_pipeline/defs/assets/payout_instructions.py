@@ -44,16 +44,19 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
         not_active = parties.loc[parties["status"].astype(object) != "active", "party_id"].astype(object)
         of_day = tables(checks.INSTRUCTIONS_OF_DAY)
         unsent = of_day["state"].isin(["created", "held", "approved"])
-        totals = made.groupby(["currency", "direction"])["amount_minor"].sum()
+        totals = (
+            made[made["direction"] != "none"]
+            .groupby(["currency", "direction"], as_index=False)
+            .agg(amount_minor=("amount_minor", "sum"))
+        )
         return dg.MaterializeResult(
             metadata={
                 "instructions_created": len(made),
                 "cancelled": swept.cancelled,
                 "open_items": swept.open_items,
                 **{
-                    f"{direction}_minor {currency}": int(amount)
-                    for (currency, direction), amount in totals.items()
-                    if direction != "none"
+                    f"{row['direction']}_minor {row['currency']}": int(row["amount_minor"])
+                    for row in totals.to_dict("records")
                 },
                 **{
                     f"waiting {reason}": int(items)

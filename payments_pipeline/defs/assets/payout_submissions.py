@@ -20,7 +20,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         group_name="payouts",
         kinds={"postgres"},
         owners=["team:payments"],
-        description="Each attempt to have an instruction carried out; what is approved is sent, what is unknown asked about.",
+        description="Each attempt to have an instruction carried out: approved ones sent, unknown ones asked about.",
         backfill_policy=dg.BackfillPolicy.multi_run(1),
         check_specs=[
             check_spec(NAME, "all_answered", "No instruction is without an answer from the processor."),
@@ -66,7 +66,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
                     NAME,
                     "all_answered",
                     tables(checks.UNANSWERED),
-                    "these may have been carried out; they are asked about by every later dispatch and never sent blind",
+                    "these may have been carried out; every later dispatch asks about them, and none is sent blind",
                     checked=len(attempts),
                 ),
                 check_result(

@@ -10,6 +10,7 @@ import sqlalchemy
 from alembic import command, op
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 
 from payments_pipeline.domain.errors import ConfigurationError
 
@@ -66,7 +67,7 @@ def migrate(url: str) -> str:
             f"the business database could not be migrated: {str(error.orig).strip()}. Nothing was changed. "
             "Set PAYMENTS_MIGRATOR_URL to the login that owns the schema."
         ) from error
-    except command.util.CommandError as error:
+    except CommandError as error:
         raise ConfigurationError(
             f"the business database's schema is not one that this program knows ({error}); it knows up to {head()}. "
             "Nothing was changed. Run the program that is as new as the database."
