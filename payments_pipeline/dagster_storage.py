@@ -1,4 +1,4 @@
-"""Dagster's own storage on PostgreSQL, with pooled connections, and the instance that the command line runs on.
+"""Dagster's own storage on PostgreSQL, with pooled connections.
 
 Belongs here: everything that leans on the inside of the pinned Dagster release, so that an upgrade is checked in one
 place; a test holds it to `PINNED`. Does not belong here: anything about payments.
@@ -7,14 +7,12 @@ As shipped, the storages open a connection for every event: some 670 statements 
 its connections, and asks once, not per event, which tables and columns there are.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import click
-import dagster as dg
 import sqlalchemy
 from dagster._config import Field, StringSource
 from dagster._config.config_schema import UserConfigSchema
@@ -26,10 +24,10 @@ from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 
 from payments_pipeline.domain.errors import PaymentsError, StackError
-from payments_pipeline.local.stack import Endpoints, dagster_home, environment, locate
-from payments_pipeline.settings import Settings, load_settings
+from payments_pipeline.local.stack import locate
+from payments_pipeline.settings import load_settings
 
-__all__ = ["PINNED", "NoOpComputeLogManager", "PooledPostgresStorage", "open_instance"]
+__all__ = ["PINNED", "NoOpComputeLogManager", "PooledPostgresStorage"]
 
 #: The releases whose inside this module was written against.
 PINNED = {"dagster": "1.13.27", "dagster-postgres": "0.29.27"}
@@ -194,12 +192,3 @@ def _turn_to_create(url: str) -> Iterator[bool]:
             sqlalchemy.select(sqlalchemy.func.pg_advisory_lock(_CREATE_LOCK))
         )  # given back with the connection
         yield not connection.execute(present).scalar_one()
-
-
-def open_instance(endpoints: Endpoints, settings: Settings) -> dg.DagsterInstance:
-    """Open the Dagster instance of a command; a context manager that closes its connections.
-
-    This process and its children then find the stack in their environment, as the UI's own processes do.
-    """
-    os.environ.update(environment(endpoints, settings))
-    return dg.DagsterInstance.from_config(str(dagster_home(settings)))

@@ -317,15 +317,25 @@ def _unprivileged() -> tuple[list[str], int | None]:
     """
     if os.geteuid() != 0:
         return [], None
+    prefix = _namespaced()
+    return (prefix, None) if prefix is not None else ([], nobody())
+
+
+def _namespaced() -> list[str] | None:
+    """Give the prefix that puts a command into a user namespace of its own; None where that is forbidden."""
     prefix = ["unshare", "--user", f"--map-user={_NOBODY_UID}", f"--map-group={_NOBODY_UID}"]
-    if shutil.which("unshare"):
-        tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)  # noqa: S603  # our own
-        if tried.returncode == 0:
-            return prefix, None
-    return [], _nobody()
+    if not shutil.which("unshare"):
+        return None
+    tried = subprocess.run([*prefix, "true"], capture_output=True, check=False)  # noqa: S603  # our own
+    return prefix if tried.returncode == 0 else None
 
 
-def _nobody() -> int:
+def nobody() -> int:
+    """Give the number of user `nobody`.
+
+    Raises:
+        StackError: there is none.
+    """
     try:
         return pwd.getpwnam("nobody").pw_uid
     except KeyError:

@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -215,9 +216,10 @@ def lock(path: Path, *, timeout_s: float, meaning: str) -> Iterator[None]:
 
 def write_whole(path: Path, text: str) -> None:
     """Write a small private file so that a reader, or a crash, sees the old text or the new one."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    descriptor, name = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)  # 0600
+    partial = Path(name)
     try:
-        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as stream:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

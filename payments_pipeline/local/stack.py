@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -158,8 +159,8 @@ def _usable(home: Path) -> Path:
     try:
         for folder in (home, home / "stack", home / "logs"):
             folder.mkdir(parents=True, exist_ok=True)
-        processes.write_whole(home / "stack" / "probe", "")
-        (home / "stack" / "probe").unlink()
+        with tempfile.TemporaryFile(dir=home / "stack") as probe:
+            probe.write(bytes(4096))  # a full disk still makes empty files
     except OSError as error:
         raise StackError(
             f"PAYMENTS_HOME {home} cannot be used: {error.strerror}. Nothing was started. "
