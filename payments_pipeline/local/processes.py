@@ -132,12 +132,16 @@ def stop(process: subprocess.Popen[bytes], *, timeout_s: float, how: signal.Sign
 
 
 def marked(mark: str) -> list[int]:
-    """Find the live processes of ours whose environment carries exactly this mark (Linux; elsewhere none)."""
+    """Find the live processes of ours whose environment carries exactly this mark (Linux; elsewhere none).
+
+    Python's resource trackers are left out: deaf to signals, they end by themselves with the process they serve.
+    """
     wanted = f"{MARK}={mark}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*/environ") if _LINUX else ():
         try:
             carries = wanted in entry.read_bytes().split(b"\0")
+            carries = carries and b"multiprocessing.resource_tracker" not in entry.with_name("cmdline").read_bytes()
         except OSError:  # ended meanwhile, or not ours to read
             continue
         pid = int(entry.parent.name)

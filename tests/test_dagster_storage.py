@@ -1,0 +1,195 @@
+"""Dagster's storage on real PostgreSQL: pooled, complete, and held to the release it was written against."""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dagster as dg
+import psycopg
+import pytest
+import sqlalchemy
+
+from payments_pipeline import dagster_storage
+from payments_pipeline.dagster_storage import PooledPostgresStorage, StorageNotFoundError
+
+ROOT = Path(__file__).parents[1]
+DAYS = dg.DailyPartitionsDefinition("2024-01-01")
+
+
+@dg.asset(partitions_def=DAYS, check_specs=[dg.AssetCheckSpec("not_empty", asset="rows")])
+def rows() -> Iterator[object]:
+    yield dg.MaterializeResult(metadata={"rows": 3})
+    yield dg.AssetCheckResult(check_name="not_empty", passed=True)
+
+
+DEFS = dg.Definitions(assets=[rows], jobs=[dg.define_asset_job("days", executor_def=dg.in_process_executor)])
+
+
+@pytest.fixture
+def dagster_url(empty_database_url: str) -> str:
+    return empty_database_url.replace("postgresql://", "postgresql+psycopg2://")
+
+
+@pytest.fixture
+def instance(dagster_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """The instance that the project's own dagster.yaml describes."""
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    monkeypatch.setenv("PAYMENTS_POSTGRES_URL", "postgresql://unused@127.0.0.1:1/unused")
+    monkeypatch.setenv("PAYMENTS_PROCESSOR", "none")
+    monkeypatch.setenv("PAYMENTS_DAGSTER_POSTGRES_URL", dagster_url)
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        yield instance
+
+
+def run_day(instance: dg.DagsterInstance, day: str) -> dg.ExecuteInProcessResult:
+    return DEFS.resolve_job_def("days").execute_in_process(instance=instance, partition_key=day)
+
+
+def connections(url: str) -> int:
+    address = sqlalchemy.make_url(url)
+    plain = address.set(drivername="postgresql").render_as_string(hide_password=False)
+    with psycopg.connect(plain) as connection:
+        query = b"SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND pid <> pg_backend_pid()"
+        [(count,)] = connection.execute(query, (address.database,)).fetchall()
+    return int(count)
+
+
+def test_the_release_whose_inside_is_used_is_the_one_installed() -> None:
+    installed = {name: importlib.metadata.version(name) for name in dagster_storage.PINNED}
+    assert installed == dagster_storage.PINNED, "read dagster_storage.py against the new release, then move the pin"
+
+
+def test_everything_that_a_run_reports_is_stored(instance: dg.DagsterInstance) -> None:
+    result = run_day(instance, "2024-03-31")
+    assert result.success
+    record = instance.get_run_record_by_id(result.run_id)
+    assert record is not None
+    assert record.dagster_run.status is dg.DagsterRunStatus.SUCCESS
+    [materialised] = instance.fetch_materializations(dg.AssetKey("rows"), limit=10).records
+    assert materialised.partition_key == "2024-03-31"
+    kinds = {entry.dagster_event.event_type for entry in instance.all_logs(result.run_id) if entry.dagster_event}
+    assert {dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.ASSET_CHECK_EVALUATION} <= kinds
+
+
+def test_a_run_opens_no_connection_that_the_process_does_not_keep(
+    instance: dg.DagsterInstance, dagster_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_day(instance, "2024-01-01")
+    before = connections(dagster_url)
+    opened: list[int] = []
+    monkeypatch.setattr(
+        sqlalchemy.dialects.postgresql.psycopg2.PGDialect_psycopg2,
+        "connect",
+        lambda self, *args, **given: opened.append(1) or self.loaded_dbapi.connect(*args, **given),
+    )
+    run_day(instance, "2024-01-02")
+    assert opened == []
+    assert 1 <= before == connections(dagster_url) <= 3
+    fresh = dagster_storage.pooled_engine(dagster_url)
+    fresh.connect().close()
+    fresh.dispose()
+    assert opened == [1], "an opened connection is counted"
+
+
+def test_the_connections_are_closed_with_the_instance(dagster_url: str) -> None:
+    storage = PooledPostgresStorage(dagster_url)
+    assert storage.run_storage.get_runs_count() == 0
+    assert connections(dagster_url) > 0
+    for each in (storage.run_storage, storage.event_log_storage, storage.schedule_storage):
+        each.dispose()
+    assert connections(dagster_url) == 0
+
+
+def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
+    dagster_url: str, postgres_server: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dagster_storage, "_TRUST_IDLE_S", 0.0)
+    engine = dagster_storage.pooled_engine(dagster_url)
+    with engine.connect() as connection:
+        first = connection.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar_one()
+    with psycopg.connect(dagster_url.replace("+psycopg2", "")) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 5000)", (first,))
+    with engine.connect() as connection:
+        assert connection.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar_one() != first
+    engine.dispose()
+
+
+def test_the_webservers_own_limits_are_taken(dagster_url: str) -> None:
+    storage = PooledPostgresStorage(dagster_url)
+    storage.run_storage.optimize_for_webserver(statement_timeout=1234, pool_recycle=60, max_overflow=2)
+    with storage.run_storage.connect() as connection:
+        assert connection.execute(sqlalchemy.text("SHOW statement_timeout")).scalar_one() == "1234ms"
+    assert storage.run_storage.get_runs_count() == 0
+    storage.run_storage.dispose()
+
+
+def test_processes_that_meet_an_empty_database_together_all_get_storage(dagster_url: str) -> None:
+    made: list[PooledPostgresStorage] = []
+    threads = [threading.Thread(target=lambda: made.append(PooledPostgresStorage(dagster_url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [storage.run_storage.get_runs_count() for storage in made] == [0, 0, 0, 0]
+    for storage in made:
+        for each in (storage.run_storage, storage.event_log_storage, storage.schedule_storage):
+            each.dispose()
+
+
+def test_without_an_address_and_without_a_stack_it_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAYMENTS_HOME", str(tmp_path))
+    for name in ("PAYMENTS_POSTGRES_URL", "PAYMENTS_DAGSTER_POSTGRES_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(StorageNotFoundError, match="make up"):
+        PooledPostgresStorage.from_config_value(None, {})
+
+
+def test_the_instance_is_configured_as_the_documents_say(instance: dg.DagsterInstance) -> None:
+    assert instance.telemetry_enabled is False
+    assert instance.nux_enabled is False
+    assert instance.run_retries_enabled is True
+    assert instance.run_retries_max_retries == 2
+    assert instance.run_retries_retry_on_asset_or_op_failure is False
+    assert instance.run_monitoring_enabled is True
+    queue = instance.get_concurrency_config().run_queue_config
+    assert queue is not None
+    assert queue.max_concurrent_runs == 2
+    assert type(instance.compute_log_manager).__name__ == "NoOpComputeLogManager"
+    assert isinstance(instance.run_coordinator, dg.QueuedRunCoordinator)
+
+
+def dagster(*arguments: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PAYMENTS_", "DAGSTER_", "PYTHOND"))
+    }
+    return subprocess.run(
+        [Path(sys.executable).with_name("dagster"), *arguments],
+        cwd=cwd, env={**kept, **variables}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_the_project_loads_by_its_own_workspace_file_with_nothing_running(tmp_path: Path) -> None:
+    home = str(tmp_path / "home")
+    (tmp_path / "dagster").mkdir()
+    variables = {"PAYMENTS_HOME": home, "DAGSTER_HOME": str(tmp_path / "dagster")}
+    asked = dagster("definitions", "validate", "-w", "workspace.yaml", cwd=ROOT, **variables)
+    assert asked.returncode == 0, asked.stdout + asked.stderr
+    assert "Validation successful for code location payments_pipeline" in asked.stdout + asked.stderr
+    assert not Path(home).exists(), "loading the definitions made something"
+
+
+def test_dagsters_own_command_without_a_stack_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    (tmp_path / "workspace.yaml").write_text("load_from: [{python_module: {module_name: json}}]\n")
+    asked = dagster("dev", cwd=tmp_path, PAYMENTS_HOME=str(tmp_path / "home"))
+    assert asked.returncode == 1
+    said = [line for line in asked.stderr.splitlines() if "Error" in line]
+    assert len(said) == 1
+    assert said[0].startswith("Error: no stack is running in ")
+    assert "Traceback" not in asked.stderr
