@@ -29,6 +29,8 @@ START_TIMEOUT_S = 600
 STOP_TIMEOUT_S = 60
 _LAYOUT = "1"  # of the roles and databases below; a home that was prepared with another is prepared again
 _NOBODY_UID = 65534
+#: With less, the server cannot even say that it has none; one WAL segment.
+_NO_SPACE_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True)
@@ -361,7 +363,7 @@ def _since(log: Path, offset: int) -> str:
 def _reason(log: Path) -> str:
     """Turn the end of a server's log into the fault and its cure."""
     said = processes.last_lines(log)
-    if "No space left on device" in said:
+    if "No space left on device" in said or shutil.disk_usage(log.parent).free < _NO_SPACE_BYTES:
         return "the disk is full. Free some space and start again; what was committed is intact."
     if "Permission denied" in said:
         return f"permission denied ({said}). As root without user namespaces, user `nobody` must reach PAYMENTS_HOME."

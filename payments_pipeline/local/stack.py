@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,17 +33,27 @@ _LEAVE_TIMEOUT_S = 120
 class Endpoints:
     """Every address that a command needs, with its secrets; shown without them.
 
-    `approver_url` is only filled for the embedded server's demo approver or where the settings give it; it is never
-    handed to a child. `mark` is that of the keeper, empty where no embedded server is used.
+    `mark` is that of the keeper, empty where no embedded server is used.
     """
 
     postgres_url: str = field(repr=False)
     migrator_url: str = field(repr=False)
-    approver_url: str | None = field(repr=False)
     dagster_postgres_url: str = field(repr=False)
     processor_url: str | None
     processor_key: str | None = field(repr=False)
     mark: str = field(default="", repr=False)
+    find_approver_url: Callable[[], str | None] = field(default=lambda: None, repr=False)
+
+    @property
+    def approver_url(self) -> str | None:
+        """The approver's own login, None where none is known.
+
+        It is read at this moment and not before: only a command by which a person approves comes by its secret.
+
+        Raises:
+            StackError: the demo approver's password file cannot be read.
+        """
+        return self.find_approver_url()
 
 
 @contextmanager
@@ -253,7 +263,6 @@ def _needed(settings: Settings) -> tuple[str, ...]:
 def _endpoints(settings: Settings, state: keeper.State | None) -> Endpoints:
     home = settings.home_dir
     own = settings.postgres_url
-    approver = settings.approver_url.get_secret_value() if settings.approver_url else None
     if own is not None:
         runtime = own.get_secret_value()
         migrator = settings.migrator_url.get_secret_value() if settings.migrator_url else runtime
@@ -263,7 +272,6 @@ def _endpoints(settings: Settings, state: keeper.State | None) -> Endpoints:
         port = state.postgres_port
         runtime = postgres.url(home, postgres.RUNTIME, postgres.BUSINESS_DATABASE, port)
         migrator = postgres.url(home, postgres.MIGRATOR, postgres.BUSINESS_DATABASE, port)
-        approver = approver or postgres.url(home, postgres.APPROVER, postgres.BUSINESS_DATABASE, port)
         dagster = postgres.url(home, postgres.DAGSTER, postgres.DAGSTER_DATABASE, port)
     if settings.dagster_postgres_url is not None:
         dagster = settings.dagster_postgres_url.get_secret_value()
@@ -272,12 +280,20 @@ def _endpoints(settings: Settings, state: keeper.State | None) -> Endpoints:
     return Endpoints(
         postgres_url=runtime,
         migrator_url=migrator,
-        approver_url=approver,
         dagster_postgres_url=_with_driver(dagster),
         processor_url=state.sandbox_url if state is not None and embedded_sandbox else processor_url,
         processor_key=processor_key.get_secret_value() if processor_key else _sandbox_key(home, embedded_sandbox),
         mark=state.mark if state is not None else "",
+        find_approver_url=lambda: _approver(settings, state),
     )
+
+
+def _approver(settings: Settings, state: keeper.State | None) -> str | None:
+    if settings.approver_url is not None:
+        return settings.approver_url.get_secret_value()
+    if settings.postgres_url is not None or state is None:
+        return None
+    return postgres.url(settings.home_dir, postgres.APPROVER, postgres.BUSINESS_DATABASE, state.postgres_port)
 
 
 def _sandbox_key(home: Path, embedded: object) -> str | None:

@@ -215,8 +215,9 @@ class _Supervisor:
         """
         while not self.stopping.told:
             if kept and not keeper.is_kept(self.home):
+                log = self.home / "logs" / "stack.log"
                 raise StackError(
-                    f"the embedded servers are gone, see {self.home / 'logs' / 'stack.log'}. "
+                    f"the embedded servers are gone: {processes.last_lines(log, count=1)}. Log: {log}. "
                     "What was committed is intact."
                 )
             for child in self.children:

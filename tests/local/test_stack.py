@@ -1,6 +1,7 @@
 """Commands on one home share its servers; the last one, or its death, stops them."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -214,6 +215,34 @@ def test_the_projects_dagster_yaml_wins_over_an_older_copy(tmp_path: Path) -> No
     copy.write_text("storage: {}\n")
     stack.dagster_home(settings)
     assert copy.read_text() == wanted
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a file system of its own")
+def test_a_full_disk_is_one_sentence_and_nothing_is_started(tmp_path: Path) -> None:
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting is forbidden here")
+    try:
+        (tmp_path / "stack").mkdir()
+        with (tmp_path / "filler").open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, shutil.disk_usage(tmp_path).free)
+        with pytest.raises(StackError, match="No space left on device"), stack.attached(tmp_path, ("postgres",)):
+            pass
+        assert not keeper.is_kept(tmp_path)
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_an_approvers_secret_is_only_read_when_it_is_asked_for(tmp_path: Path) -> None:
+    with stack.attached(tmp_path, ("postgres",)):
+        (tmp_path / "secrets" / "payments_approver_demo.password").rename(tmp_path / "elsewhere")
+        endpoints = stack.locate(settings_of(tmp_path))
+        with pytest.raises(StackError, match="payments_approver_demo"):
+            _ = endpoints.approver_url
+        (tmp_path / "elsewhere").rename(tmp_path / "secrets" / "payments_approver_demo.password")
+        assert endpoints.approver_url is not None
+        with psycopg.connect(endpoints.approver_url) as connection:
+            assert connection.execute("SELECT session_user").fetchone() == ("payments_approver_demo",)
 
 
 @pytest.mark.parametrize("below", ["", "deeper"])
