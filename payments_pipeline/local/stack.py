@@ -42,7 +42,7 @@ class Endpoints:
     processor_url: str | None
     processor_key: str | None = field(repr=False)
     mark: str = field(default="", repr=False)
-    find_approver_url: Callable[[], str | None] = field(default=lambda: None, repr=False)
+    find_approver_url: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
 
     @property
     def approver_url(self) -> str | None:
