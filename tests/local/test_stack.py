@@ -268,3 +268,20 @@ def test_a_stack_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path) -
     with pytest.raises(StackError, match="written by PostgreSQL 12"), stack.attached(tmp_path, ("postgres",)):
         pass
     assert eventually(lambda: not keeper.is_kept(tmp_path))
+
+
+def test_the_sandbox_answers_with_a_key_of_its_own_and_comes_back_when_killed(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, postgres_url=SecretStr("postgresql://unused@127.0.0.1:1/payments"))
+    with stack.attached(tmp_path, ("sandbox",)) as state:
+        assert state is not None
+        port = int(state.sandbox_url.rpartition(":")[2])
+        endpoints = stack.locate(settings)
+        assert endpoints.processor_url == state.sandbox_url
+        key_file = tmp_path / "secrets" / "sandbox.key"
+        assert endpoints.processor_key == key_file.read_text().strip()
+        assert key_file.stat().st_mode & 0o777 == 0o600
+        [sandbox] = processes.marked(state.mark)
+        os.kill(sandbox, signal.SIGKILL)
+        assert eventually(lambda: processes.marked(state.mark) not in ([], [sandbox]))
+        assert eventually(lambda: keeper.answers(port, "/v1/health"))
+    assert processes.marked(state.mark) == []
