@@ -200,6 +200,9 @@ def _failure_words(day: date, result: dg.ExecuteInProcessResult) -> str:
         error = event.step_failure_data.error
         while error is not None and error.cause is not None:
             error = error.cause
-        text = error.message.strip() if error is not None else "no error was recorded"
+        # Dagster puts the class before the words; of our own errors the words are enough.
+        text = "no error was recorded" if error is None else error.message.strip()
+        if error is not None and text.startswith("payments_pipeline."):
+            text = text.partition(": ")[2]
         words.append(f"{event.step_key}: {text}")
     return f"{day} failed at {'; '.join(words) or 'no step: see the run'} (run {result.run_id})"

@@ -3,6 +3,7 @@
 Belongs here: addresses and how they are opened. Does not belong here: IO managers, what assets do.
 """
 
+from collections.abc import Mapping
 from datetime import date
 from zoneinfo import ZoneInfo
 
@@ -11,6 +12,7 @@ from pydantic import SecretStr
 
 from payments_pipeline import code_version
 from payments_pipeline.defs.io_managers import ParquetIOManager, PostgresIOManager
+from payments_pipeline.domain.landing_files import LandingFile
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.domain.reference_data import ReferenceData, parse_reference
 from payments_pipeline.local.stack import locate
@@ -20,7 +22,7 @@ from payments_pipeline.settings import Settings, load_policy, load_settings
 from payments_pipeline.storage.landing import LandingDay, hash_landing_day, read_landing_day
 from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.postgres import RunInfo
-from payments_pipeline.storage.reference import ReferenceFiles, read_reference
+from payments_pipeline.storage.reference import read_reference
 
 LANDING_DATASETS = ("match_results", "match_participants")
 #: Tag of a run that says who started it; the schedule's runs carry `scheduler`.
@@ -28,12 +30,12 @@ MAKER_TAG = "payments/maker"
 
 
 #: Reference data parsed before, by the hashes of its files; the newest few.
-_PARSED: dict[tuple[tuple[str, str], ...], ReferenceData] = {}
+_PARSED: dict[tuple[tuple[str, str, str], ...], ReferenceData] = {}
 _KEPT = 4
 
 
-def _parse_once(files: ReferenceFiles) -> ReferenceData:
-    key = tuple(sorted(files.sha256.items()))
+def _parse_once(files: Mapping[str, LandingFile]) -> ReferenceData:
+    key = tuple((table, file.source, file.sha256) for table, file in sorted(files.items()))
     if key not in _PARSED:
         while len(_PARSED) >= _KEPT:
             _PARSED.pop(next(iter(_PARSED)))

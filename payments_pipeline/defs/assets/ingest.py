@@ -4,6 +4,7 @@ The three come from one step, so that they always speak of the same files.
 """
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from datetime import date, timedelta
 
 import dagster as dg
@@ -11,9 +12,10 @@ import pandas as pd
 
 from payments_pipeline.defs.check_results import check_result, check_spec, schema_result
 from payments_pipeline.defs.resources import LANDING_DATASETS, Inputs, MoneyZone, partition_day
-from payments_pipeline.domain.match_results import AcceptedInput, accept_input
+from payments_pipeline.domain.accepted_input import AcceptedInput, accept_input
 from payments_pipeline.domain.policy import ChecksPolicy
 from payments_pipeline.domain.schemas import MATCH_PARTICIPANTS, MATCH_RESULTS, REJECTED_RECORDS
+from payments_pipeline.storage.landing import LandingDay
 
 GROUP = "results"
 
@@ -25,7 +27,6 @@ def ingest(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         name="ingest",
         partitions_def=match_days,
         group_name=GROUP,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         outs={
             schema.name: dg.AssetOut(
                 dagster_type=dg.Any,
@@ -57,14 +58,17 @@ def ingest(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         day = partition_day(context)
         reference = inputs.reference()
         results, participants = (inputs.landing_day(dataset, day) for dataset in LANDING_DATASETS)
-        accepted = accept_input(day, inputs.zone, results, participants, reference)
+        accepted = accept_input(day, inputs.zone, results.files, participants.files, reference)
         lineage = {
             "input_hashes": {
                 "match_results": results.input_hash,
                 "match_participants": participants.input_hash,
                 **reference.input_hashes,
             },
-            "counts": accepted.counts,
+            "counts": {
+                dataset: asdict(counts) | {"unknown_columns": [list(column) for column in counts.unknown_columns]}
+                for dataset, counts in accepted.counts.items()
+            },
         }
         frames = {
             "match_results": accepted.match_results,
@@ -91,26 +95,30 @@ def ingest(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
             yield dg.MaterializeResult(
                 asset_key=asset,
                 value=frame,
-                metadata=_metadata(asset, accepted.counts),
+                metadata=_metadata(asset, accepted, {"match_results": results, "match_participants": participants}),
                 check_results=checks[asset],
             )
 
     return run
 
 
-def _metadata(asset: str, counts: Mapping[str, Mapping[str, object]]) -> dict[str, dg.MetadataValue]:
-    if asset in counts:
+def _metadata(asset: str, accepted: AcceptedInput, landing: Mapping[str, LandingDay]) -> dict[str, dg.MetadataValue]:
+    if asset in accepted.counts:
+        counts, found = accepted.counts[asset], landing[asset]
         return {
-            name: dg.MetadataValue.json(value)
-            if isinstance(value, Mapping | list)
-            else dg.MetadataValue.int(int(str(value)))
-            for name, value in counts[asset].items()
+            "rows_read": dg.MetadataValue.int(counts.read),
+            "rows_superseded": dg.MetadataValue.int(counts.superseded),
+            "rows_rejected": dg.MetadataValue.int(counts.rejected),
+            "files": dg.MetadataValue.int(counts.files),
+            "ignored_files": dg.MetadataValue.json(list(found.ignored)),
+            "unknown_columns": dg.MetadataValue.json([list(column) for column in counts.unknown_columns]),
         }
-    totals = {
-        f"{outcome}": sum(int(str(counts[dataset][outcome])) for dataset in LANDING_DATASETS)
-        for outcome in ("rejected", "superseded")
+    everything = accepted.counts.values()
+    return {
+        "rejected": dg.MetadataValue.int(sum(counts.rejected for counts in everything)),
+        "superseded": dg.MetadataValue.int(sum(counts.superseded for counts in everything)),
+        "reasons": dg.MetadataValue.json({dataset: counts.reasons for dataset, counts in accepted.counts.items()}),
     }
-    return {name: dg.MetadataValue.int(total) for name, total in totals.items()}
 
 
 def _rows_accounted_for(dataset: str, accepted: AcceptedInput) -> dg.AssetCheckResult:
@@ -119,18 +127,18 @@ def _rows_accounted_for(dataset: str, accepted: AcceptedInput) -> dg.AssetCheckR
     rejected = accepted.rejected_records
     outcomes = rejected.loc[rejected["dataset"] == dataset, "outcome"].astype(object).value_counts()
     found = len(frame) + int(outcomes.get("superseded", 0)) + int(outcomes.get("rejected", 0))
-    rows = pd.DataFrame([{"read": counts["rows_read"], "accepted_superseded_rejected": found}])
+    rows = pd.DataFrame([{"read": counts.read, "accepted_superseded_rejected": found}])
     return check_result(
         dataset,
         "rows_accounted_for",
         rows[rows["read"] != rows["accepted_superseded_rejected"]],
         "a row was lost between file and frame: a defect of the program, report it with the day's files",
-        checked=int(str(counts["rows_read"])),
+        checked=counts.read,
     )
 
 
 def _reject_rate(accepted: AcceptedInput, policy: ChecksPolicy) -> dg.AssetCheckResult:
-    read = sum(int(str(accepted.counts[dataset]["rows_read"])) for dataset in LANDING_DATASETS)
+    read = sum(counts.read for counts in accepted.counts.values())
     rejected = accepted.rejected_records
     rejected = rejected[rejected["outcome"] == "rejected"]
     too_many = len(rejected) * 10_000 > policy.reject_rate_bp * read

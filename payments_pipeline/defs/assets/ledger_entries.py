@@ -23,7 +23,6 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         kinds={"postgres"},
         owners=["team:payments"],
         description="Balanced double-entry postings: the difference to what the day already posted.",
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         check_specs=[
             check_spec(
                 NAME, "balanced", "Debits equal credits, per currency and per journal of the day.", blocking=True

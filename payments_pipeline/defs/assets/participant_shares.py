@@ -25,7 +25,6 @@ def participant_shares(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         io_manager_key="s3_parquet",
         dagster_type=dg.Any,
         description=PARTICIPANT_SHARES.description,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         check_specs=[
             check_spec(NAME, "schema", "The frame is what is declared.", blocking=True),
             check_spec(NAME, "pots_conserved", "The shares of each pot sum to it, to the minor unit.", blocking=True),

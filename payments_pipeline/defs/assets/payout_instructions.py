@@ -22,7 +22,6 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
         kinds={"postgres"},
         owners=["team:payments"],
         description="The day's sweep: one instruction per party and currency, with the open items that it claims.",
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         check_specs=[
             check_spec(NAME, "equal_their_items", "Each instruction is for the net of its items.", blocking=True),
             check_spec(NAME, "no_item_claimed_twice", "No item is under two live instructions.", blocking=True),
@@ -36,7 +35,7 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
         context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, gateway: PayoutGateway
     ) -> dg.MaterializeResult:
         day = partition_day(context)
-        parties = inputs.reference().parties
+        parties = inputs.reference().parties.frame
         swept = sweep_day_items(money_zone.url, day, parties, gateway.name, money_zone.policy, run_info(context))
         tables = checks.DayTables(money_zone.url, day)
         made = swept.plan.instructions

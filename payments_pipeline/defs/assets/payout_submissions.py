@@ -21,7 +21,6 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         kinds={"postgres"},
         owners=["team:payments"],
         description="Each attempt to have an instruction carried out: approved ones sent, unknown ones asked about.",
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         check_specs=[
             check_spec(NAME, "all_answered", "No instruction is without an answer from the processor."),
             check_spec(NAME, "none_refused", "No instruction was rejected by the processor or cancelled by the gate."),
@@ -32,7 +31,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, gateway: PayoutGateway
     ) -> dg.MaterializeResult:
         day = partition_day(context)
-        parties = inputs.reference().parties
+        parties = inputs.reference().parties.frame
         dispatched = Dispatch(
             url=money_zone.url,
             day=day,

@@ -4,6 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from payments_pipeline.defs.check_results import check_result, check_spec, schema_result
+from payments_pipeline.defs.io_managers import WRITE_MODE_KEY
 from payments_pipeline.defs.resources import Inputs, MoneyZone, partition_day, run_info
 from payments_pipeline.domain.checks import report_not_recorded
 from payments_pipeline.domain.schemas import SETTLEMENT_RECORDS
@@ -24,7 +25,7 @@ def settlement_records(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         io_manager_key="postgres",
         dagster_type=dg.Any,
         description=SETTLEMENT_RECORDS.description,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
+        metadata={WRITE_MODE_KEY: "insert_once"},
         check_specs=[
             check_spec(NAME, "schema", "The frame is what is declared."),
             check_spec(NAME, "equal_reports", "Each report line is recorded once, with its own amount.", blocking=True),
@@ -35,7 +36,7 @@ def settlement_records(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, settlement_reports: pd.DataFrame
     ) -> dg.MaterializeResult:
         lineage = settlement_reports.attrs
-        pots = frozenset("pot:" + inputs.reference().competition_ids)
+        pots = frozenset(f"pot:{competition_id}" for competition_id in inputs.reference().competitions.by_id)
         taken = take_report_in(
             money_zone.url,
             partition_day(context),

@@ -30,7 +30,6 @@ def settlement_reports(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         io_manager_key="s3_parquet",
         dagster_type=dg.Any,
         description=SETTLEMENT_REPORTS.description,
-        backfill_policy=dg.BackfillPolicy.multi_run(1),
         check_specs=[
             check_spec(NAME, "schema", "The report is what is declared; each line is stored once.", blocking=True)
         ],

@@ -1,0 +1,246 @@
+"""Division: each pot among its claims, to the last minor unit, exactly.
+
+Belongs here: fixed, percent and remainder lines over integers. Does not belong here: who the recipients are, frames.
+
+Two ways lead to the same numbers. The kernel works in 64 bits where every intermediate product provably fits; pots
+beyond that are divided in Python's unbounded integers. Tests hold each against the other and against fractions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from payments_pipeline.domain.errors import AllocationOverflowError
+
+Ints = npt.NDArray[np.int64]
+
+FIXED, PERCENT, REMAINDER = 0, 1, 2
+#: Basis points of a whole.
+WHOLE = 10_000
+#: No amount or weight is above this; sums of them fit 63 bits.
+LIMIT = 10**15
+#: `cap` of a line without one.
+NO_CAP = -1
+
+# Fast path: products stay below 2**63, denominators below 2**31, so cross-multiplied fractions below 2**62.
+_MAX_PRODUCT = 2**63 - 1
+_MAX_DENOMINATOR = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is claimed from pots: aligned int64 arrays, sorted by pot, fixed lines first, then line_no, then party.
+
+    Attributes:
+        pot: position of the pot.
+        method: FIXED, PERCENT or REMAINDER.
+        line_no: the schedule line.
+        value: minor units, basis points or weight.
+        cap_minor: most that the line as a whole gets, NO_CAP for none; percent only.
+        sharers: recipients of the line in this pot, >= 1.
+    """
+
+    pot: Ints
+    method: Ints
+    line_no: Ints
+    value: Ints
+    cap_minor: Ints
+    sharers: Ints
+
+
+def divide(amounts: Ints, claims: Claims) -> tuple[Ints, Ints]:
+    """Divide each pot among its claims by largest remainder.
+
+    Args:
+        amounts: minor units of each pot, 0 to LIMIT.
+        claims: see `Claims`; the percents of a pot sum to at most WHOLE.
+
+    Returns:
+        Minor units of each claim, and of each pot what nobody is entitled to; together they sum to the pot.
+
+    Raises:
+        AllocationOverflowError: an amount, value or cap is negative or above LIMIT; names the pot's position.
+
+    Source: Hamilton's method; docs/concepts/allocation.md.
+    """
+    _refuse(amounts, claims)
+    starts = np.searchsorted(claims.pot, np.arange(len(amounts) + 1)).astype(np.int64)
+    given = np.zeros(len(claims.pot), dtype=np.int64)
+    left = np.zeros(len(amounts), dtype=np.int64)
+    wide = np.zeros(len(amounts), dtype=np.bool_)
+    _kernel(
+        amounts,
+        starts,
+        claims.method,
+        claims.line_no,
+        claims.value,
+        claims.cap_minor,
+        claims.sharers,
+        given,
+        left,
+        wide,
+    )
+    for pot in np.flatnonzero(wide):
+        _divide_exactly(int(pot), amounts, starts, claims, given, left)
+    return given, left
+
+
+def _refuse(amounts: Ints, claims: Claims) -> None:
+    for values, pots in (
+        (amounts, None),
+        (claims.value, claims.pot),
+        (np.maximum(claims.cap_minor, 0), claims.pot),
+    ):
+        bad = np.flatnonzero((values < 0) | (values > LIMIT))
+        if len(bad):
+            pot = bad[0] if pots is None else pots[bad[0]]
+            raise AllocationOverflowError(
+                f"pot {pot}: {values[bad[0]]} is not between 0 and {LIMIT}. Nothing was divided. Mend the amount or line."
+            )
+
+
+@njit(cache=True)
+def _kernel(  # noqa: C901 - one loop over memory; taken apart it is slower and no clearer
+    amounts: Ints,
+    starts: Ints,
+    method: Ints,
+    line_no: Ints,
+    value: Ints,
+    cap_minor: Ints,
+    sharers: Ints,
+    given: Ints,
+    left: Ints,
+    wide: npt.NDArray[np.bool_],
+) -> None:  # pragma: no cover - compiled
+    widest = 0
+    for pot in range(len(amounts)):
+        widest = max(widest, starts[pot + 1] - starts[pot])
+    rest = np.zeros(widest, dtype=np.int64)
+    base = np.ones(widest, dtype=np.int64)
+    order = np.zeros(widest, dtype=np.int64)
+    spare = np.zeros(widest, dtype=np.int64)
+    for pot in range(len(amounts)):
+        first, end = starts[pot], starts[pot + 1]
+        remaining = amounts[pot]
+        at = first
+        while at < end and method[at] == 0:
+            given[at] = min(value[at], remaining)
+            remaining -= given[at]
+            at += 1
+        divided = at
+        # What the percent lines take in all, and the weights of the remainder lines; each line counted once.
+        if remaining > 9_223_372_036_854_775_807 // 10_000:
+            wide[pot] = True
+            continue
+        taken = 0
+        weights = 0
+        line = -1
+        overflow = False
+        for i in range(divided, end):
+            if line_no[i] == line:
+                continue
+            line = line_no[i]
+            if method[i] == 1:
+                part = remaining * value[i]
+                if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
+                    part = min(part, cap_minor[i] * 10_000)
+                taken += part
+            else:
+                if weights > 9_223_372_036_854_775_807 - value[i]:
+                    overflow = True
+                    break
+                weights += value[i]
+        if overflow:
+            wide[pot] = True
+            continue
+        rest_total = remaining * 10_000 - taken
+        handed = 0
+        for i in range(divided, end):
+            if method[i] == 1:
+                part = remaining * value[i]
+                if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
+                    part = min(part, cap_minor[i] * 10_000)
+                denominator = 10_000 * sharers[i]
+            else:
+                if value[i] > 0 and rest_total > 9_223_372_036_854_775_807 // value[i]:
+                    overflow = True
+                    break
+                part = rest_total * value[i]
+                if weights > 2_147_483_647 // (10_000 * sharers[i]):
+                    overflow = True
+                    break
+                denominator = 10_000 * weights * sharers[i]
+            if denominator > 2_147_483_647:
+                overflow = True
+                break
+            given[i] = part // denominator
+            rest[i - divided] = part - given[i] * denominator
+            base[i - divided] = denominator
+            handed += given[i]
+        if overflow:
+            wide[pot] = True
+            continue
+        entitled = remaining if weights > 0 else taken // 10_000
+        left[pot] = remaining - entitled
+        units = entitled - handed
+        if units == 0:
+            continue
+        count = end - divided
+        for i in range(count):
+            order[i] = i
+        # A stable merge sort, largest fraction first: ties keep the order of line_no and party.
+        width = 1
+        while width < count:
+            low = 0
+            while low < count:
+                middle, high = min(low + width, count), min(low + 2 * width, count)
+                a, b = low, middle
+                for k in range(low, high):
+                    if a < middle and (b >= high or rest[order[a]] * base[order[b]] >= rest[order[b]] * base[order[a]]):
+                        spare[k] = order[a]
+                        a += 1
+                    else:
+                        spare[k] = order[b]
+                        b += 1
+                low += 2 * width
+            order[:count] = spare[:count]
+            width *= 2
+        for k in range(units):
+            given[divided + order[k]] += 1
+
+
+def _divide_exactly(pot: int, amounts: Ints, starts: Ints, claims: Claims, given: Ints, left: Ints) -> None:
+    """Divide one pot in unbounded integers, for amounts and weights that do not fit the kernel."""
+    rows = range(int(starts[pot]), int(starts[pot + 1]))
+    remaining = int(amounts[pot])
+    for row in rows:
+        if claims.method[row] == FIXED:
+            given[row] = min(int(claims.value[row]), remaining)
+            remaining -= int(given[row])
+    divided = [row for row in rows if claims.method[row] != FIXED]
+    totals: dict[int, Fraction] = {}
+    weights: dict[int, int] = {}
+    for row in divided:
+        line, value = int(claims.line_no[row]), int(claims.value[row])
+        if claims.method[row] == PERCENT:
+            total = Fraction(remaining * value, WHOLE)
+            cap = int(claims.cap_minor[row])
+            totals[line] = total if cap == NO_CAP else min(total, Fraction(cap))
+        else:
+            weights[line] = value
+    rest = remaining - sum(totals.values())
+    for line, weight in weights.items():
+        totals[line] = rest * weight / sum(weights.values())
+    entitled = remaining if weights else int(sum(totals.values()))
+    parts = {row: totals[int(claims.line_no[row])] / int(claims.sharers[row]) for row in divided}
+    for row, part in parts.items():
+        given[row] = int(part)
+    left[pot] = remaining - entitled
+    units = entitled - sum(int(part) for part in parts.values())
+    for row in sorted(divided, key=lambda row: (-(parts[row] - int(parts[row])), row))[:units]:
+        given[row] += 1

@@ -1,0 +1,1 @@
+"""The sandbox processor's adapter."""
