@@ -17,6 +17,7 @@ from psycopg import sql
 
 from payments_pipeline.local import postgres, stack
 from payments_pipeline.storage.migrations import migrate
+from payments_pipeline.storage.postgres import close_connections
 
 _serial = itertools.count(1)
 
@@ -42,6 +43,7 @@ class PostgresServer:
             try:
                 yield name
             finally:
+                close_connections()  # that the code under test keeps
                 connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
 

@@ -100,7 +100,7 @@ def _refuse(amounts: Ints, claims: Claims) -> None:
         if len(bad):
             pot = bad[0] if pots is None else pots[bad[0]]
             raise AllocationOverflowError(
-                f"pot {pot}: {values[bad[0]]} is not between 0 and {LIMIT}. Nothing was divided. Mend the amount or line."
+                f"pot {pot}: {values[bad[0]]} is not between 0 and {LIMIT}. Nothing was divided. Mend amount or line."
             )
 
 
@@ -233,7 +233,7 @@ def _divide_exactly(pot: int, amounts: Ints, starts: Ints, claims: Claims, given
             totals[line] = total if cap == NO_CAP else min(total, Fraction(cap))
         else:
             weights[line] = value
-    rest = remaining - sum(totals.values())
+    rest = remaining - sum(totals.values(), Fraction(0))
     for line, weight in weights.items():
         totals[line] = rest * weight / sum(weights.values())
     entitled = remaining if weights else int(sum(totals.values()))

@@ -68,7 +68,7 @@ def compute_shares(
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the frame with its categories as plain strings: merging categories of different sets is slow and loses order."""
+    """Give the frame with its categories as plain strings: merges of different categories are slow and lose order."""
     categories = [name for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)]
     return frame.astype(dict.fromkeys(categories, object))
 
@@ -150,15 +150,11 @@ def _recipients(match: pd.DataFrame, people: pd.DataFrame, dividing: pd.DataFram
     parts = []
     for recipient, columns in of_match.items():
         named = dividing.loc[dividing["recipient"] == recipient, ["line", "match"]]
-        for column in columns if len(named) else []:
-            parts.append(
-                pd.DataFrame(
-                    {
-                        "line": named["line"].to_numpy(),
-                        "party_id": match[column].to_numpy(object)[named["match"].to_numpy()],
-                    }
-                )
-            )
+        at = named["match"].to_numpy()
+        parts += [
+            pd.DataFrame({"line": named["line"].to_numpy(), "party_id": match[column].to_numpy(object)[at]})
+            for column in (columns if len(named) else [])
+        ]
     for recipient, role in _ROLES.items():
         named = dividing.loc[dividing["recipient"] == recipient, ["line", "match"]]
         parts.append(

@@ -5,6 +5,7 @@ Belongs here: what every store needs. Does not belong here: any table's name, an
 
 from __future__ import annotations
 
+import atexit
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 from psycopg import sql
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from payments_pipeline.domain.errors import ConfigurationError
 
@@ -51,29 +53,79 @@ class Lock(IntEnum):
     DISPATCH = 7_203_102
 
 
+#: Connections that this process keeps, by address; one that is unused for long is closed.
+_POOLS: dict[str, ConnectionPool[psycopg.Connection]] = {}
+_MOST_CONNECTIONS = 8
+_IDLE_S = 60.0
+_WAIT_S = 15.0
+
+
 @contextmanager
 def connect(url: str) -> Iterator[psycopg.Connection]:
-    """Open a connection in autocommit; transactions are opened by name where they belong.
+    """Lend a connection in autocommit; transactions are opened by name where they belong.
+
+    Connections are kept for the next caller: opening one costs as much as most of what is asked of it.
 
     Raises:
         ConfigurationError: the server does not answer or refuses the login.
     """
+    pool = _pool(url)
     try:
-        connection = psycopg.connect(
-            url,
-            autocommit=True,
-            connect_timeout=15,
-            application_name="payments_pipeline",
-            options="-c search_path=payments -c timezone=UTC "
-            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
-        )
-    except psycopg.OperationalError as error:
+        connection = pool.getconn()
+    except (PoolTimeout, psycopg.OperationalError) as error:
         raise ConfigurationError(
-            f"the business database does not answer: {str(error).strip()}. No money moved. "
+            f"the business database does not answer: {_why(url, error)}. No money moved. "
             "Check PAYMENTS_POSTGRES_URL, or start the embedded server with `make up`."
         ) from error
-    with connection:
+    try:
         yield connection
+    finally:
+        pool.putconn(connection)
+
+
+def close_connections() -> None:
+    """Close every connection that this process keeps."""
+    while _POOLS:
+        _POOLS.popitem()[1].close()
+
+
+def _pool(url: str) -> ConnectionPool[psycopg.Connection]:
+    if url not in _POOLS:
+        _POOLS[url] = ConnectionPool(
+            url,
+            min_size=0,
+            max_size=_MOST_CONNECTIONS,
+            max_idle=_IDLE_S,
+            timeout=_WAIT_S,
+            reconnect_timeout=_WAIT_S,
+            check=ConnectionPool.check_connection,
+            reset=_give_locks_back,
+            name="payments_pipeline",
+            open=True,
+            kwargs={
+                "autocommit": True,
+                "connect_timeout": 15,
+                "application_name": "payments_pipeline",
+                "options": "-c search_path=payments -c timezone=UTC "
+                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
+            },
+        )
+        atexit.register(_POOLS[url].close)
+    return _POOLS[url]
+
+
+def _give_locks_back(connection: psycopg.Connection) -> None:
+    """A lock that outlived its block would hold up every other run: the next user starts without any."""
+    connection.execute("SELECT pg_advisory_unlock_all()")
+
+
+def _why(url: str, error: Exception) -> str:
+    """Ask once without the pool: its own time-out does not say what the server said."""
+    try:
+        psycopg.connect(url, connect_timeout=5).close()
+    except psycopg.OperationalError as cause:
+        return str(cause).strip()
+    return str(error)
 
 
 @contextmanager
