@@ -26,7 +26,7 @@ def category_of(codes: np.ndarray, categories: Sequence[str]) -> pd.Categorical:
 def category(column: Coded, rows: np.ndarray) -> pd.Categorical:
     """Give a column's text at rows, coded by the values that occur, sorted as bytes."""
     codes = column.codes[rows]
-    used = np.unique(codes[codes >= 0])
+    used = np.flatnonzero(np.bincount(codes[codes >= 0], minlength=len(column.distinct)))
     values = column.distinct.take(pa.array(used))
     order = to_numpy(pc.sort_indices(values))
     renumbered = np.full(len(column.distinct) + 1, -1, np.int32)

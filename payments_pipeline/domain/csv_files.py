@@ -3,8 +3,9 @@
 Belongs here: finding rows, their first physical lines and their raw text, rows with another field count than the
 header. Does not belong here: what a value means.
 
-Files without a quote character are taken apart by Arrow; the others by the `csv` module, which knows at which line
-a record begins. Both give the same records; a test holds them against each other.
+A file in which every line is a record and every quote encloses a whole value is plain, and Arrow takes it apart; any
+other, with line breaks or quotes inside values, goes through the `csv` module, which knows at which line a record
+begins. Both give the same records; a test holds them against each other.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +29,9 @@ from payments_pipeline.domain.values import WHITE_SPACE
 # The module's own limit (128 KiB) would end a record in the middle; a value may be as long as its file.
 csv.field_size_limit(2**31 - 1)
 
-_COMMA, _NEWLINE = ord(","), ord("\n")
+_COMMA, _QUOTE, _RETURN, _NEWLINE = b',"\r\n'
 _LONE_RETURN = re.compile(rb"\r(?!\n)")
+_SPACE_AFTER_QUOTE = re.compile(r'"[ \t]+(?=[,\r\n]|\Z)')
 _BLOCK_SIZE = 1 << 24
 _TEXT = pa.dictionary(pa.int32(), pa.string())
 
@@ -39,9 +43,8 @@ def read_csv(source: str, content: bytes, layout: Layout) -> Records:
         BadFileError: not UTF-8, no header, a repeated header name, a required column missing, an unclosed quote.
     """
     content = without_bom(source, content)
-    if b'"' in content or _LONE_RETURN.search(content):
-        return read_quoted(source, content, layout)
-    return read_unquoted(source, content, layout)
+    lines = None if _LONE_RETURN.search(content) else _plain_lines(content)
+    return read_any(source, content, layout) if lines is None else read_plain(source, content, layout, lines)
 
 
 def _no_header(source: str) -> Exception:
@@ -85,17 +88,43 @@ def _assemble(
     }
 
 
-def read_unquoted(source: str, content: bytes, layout: Layout) -> Records:
-    """Read UTF-8 without a quote character, whose lines end in LF or CRLF: each line is a record."""
+@dataclass(frozen=True)
+class PlainLines:
+    """Lines that are a record each: where they start and end (without LF), and how many fields they have."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    fields: np.ndarray
+
+
+def _plain_lines(content: bytes) -> PlainLines | None:
+    """Find the lines of UTF-8 whose lines end in LF or CRLF; None where a quote does not enclose a whole value."""
     octets = np.frombuffer(content, np.uint8)
     newlines = np.flatnonzero(octets == _NEWLINE)
     ends = newlines if content.endswith(b"\n") else np.append(newlines, len(content))
     starts = np.append(0, newlines + 1)[: len(ends)]
-    commas = np.searchsorted(np.flatnonzero(octets == _COMMA), ends)
-    fields = np.diff(commas, prepend=0) + 1
+    commas = np.flatnonzero(octets == _COMMA)
+    quotes = np.flatnonzero(octets == _QUOTE)
+    if len(quotes):
+        if (np.diff(np.searchsorted(quotes, ends), prepend=0) % 2).any():
+            return None
+        before, after = octets[quotes[0::2] - 1], np.append(octets, _NEWLINE)[quotes[1::2] + 1]
+        opens = (quotes[0::2] == 0) | np.isin(before, (_COMMA, _NEWLINE))
+        if not (opens & np.isin(after, (_COMMA, _RETURN, _NEWLINE))).all():
+            return None
+        commas = commas[np.searchsorted(quotes, commas) % 2 == 0]
+    return PlainLines(starts, ends, np.diff(np.searchsorted(commas, ends), prepend=0) + 1)
+
+
+def read_plain(source: str, content: bytes, layout: Layout, lines: PlainLines) -> Records:
+    """Read a file of plain lines."""
+    starts, ends, fields = lines.starts, lines.ends, lines.fields
 
     def line(number: int) -> str:
         return content[starts[number] : ends[number]].decode().removesuffix("\r")
+
+    def split(numbers: np.ndarray) -> list[list[str]]:
+        return list(_reader(map(line, numbers.tolist()), strict=False))
 
     is_blank = np.zeros(len(ends), bool)
     suspects = np.flatnonzero(fields == 1)
@@ -103,11 +132,11 @@ def read_unquoted(source: str, content: bytes, layout: Layout) -> Records:
     rows = np.flatnonzero(~is_blank)
     if not len(rows):
         raise _no_header(source)
-    names = header_names(source, line(rows[0]).split(","), layout)
-    rows = rows[1:]
+    names = header_names(source, split(rows[:1])[0], layout)
+    header, rows = rows[0], rows[1:]
     is_good = fields[rows] == len(names)
-    faulty = [line(number).split(",") for number in rows[~is_good].tolist()]
-    good = _split_lines(content, starts, ends, rows[is_good], names, layout)
+    faulty = split(rows[~is_good])
+    good = _split_lines(content, lines, np.append(header, rows[is_good]), names, layout)
     fault = np.where(is_good, RowFault.NONE, RowFault.FIELD_COUNT).astype(np.int8)
 
     def raw(positions: np.ndarray) -> list[str]:
@@ -124,11 +153,16 @@ def read_unquoted(source: str, content: bytes, layout: Layout) -> Records:
 
 
 def _split_lines(
-    content: bytes, starts: np.ndarray, ends: np.ndarray, rows: np.ndarray, names: list[str], layout: Layout
+    content: bytes, lines: PlainLines, rows: np.ndarray, names: list[str], layout: Layout
 ) -> dict[str, Coded]:
-    """Split the given lines into the columns that the layout knows; each has as many fields as there are names."""
+    """Split the given lines into the columns that the layout knows.
+
+    The first is the header, left out: Arrow drops a byte order mark from wherever it begins. Each of the others has as
+    many fields as there are names.
+    """
+    starts, ends = lines.starts, lines.ends
     known = [name for name in layout.names if name in names]
-    if not len(rows):
+    if len(rows) == 1:
         return {}
     if rows[-1] - rows[0] + 1 == len(rows):
         body = pa.py_buffer(content).slice(int(starts[rows[0]]), int(ends[rows[-1]] - starts[rows[0]]))
@@ -141,8 +175,8 @@ def _split_lines(
     places = [str(place) for place in range(len(names))]
     table = pa_csv.read_csv(
         pa.BufferReader(body),
-        read_options=pa_csv.ReadOptions(column_names=places, block_size=max(_BLOCK_SIZE, longest + 2)),
-        parse_options=pa_csv.ParseOptions(quote_char=False, escape_char=False, ignore_empty_lines=False),
+        read_options=pa_csv.ReadOptions(column_names=places, skip_rows=1, block_size=max(_BLOCK_SIZE, longest + 2)),
+        parse_options=pa_csv.ParseOptions(double_quote=False, escape_char=False, ignore_empty_lines=False),
         convert_options=pa_csv.ConvertOptions(
             include_columns=[str(names.index(name)) for name in known],
             column_types=dict.fromkeys(places, _TEXT),
@@ -154,18 +188,28 @@ def _split_lines(
     return {name: coded(table.column(place)) for place, name in enumerate(known)}
 
 
-def _strict(lines: list[str]) -> csv.Error | None:
-    """Give what is wrong with one record's quotes, None where nothing is."""
+def _lines(text: str) -> list[str]:
+    """Give the physical lines, with their endings: LF, CRLF or CR."""
+    return list(io.StringIO(text, newline=""))
+
+
+def _reader(lines: Iterable[str], *, strict: bool) -> Any:
+    """Make a reader that, as all values are, drops white space before a quote."""
+    return csv.reader(lines, strict=strict, skipinitialspace=True)
+
+
+def _is_misplaced(lines: list[str]) -> bool:
+    """Tell whether one record has a quote inside a value; white space after a closing quote is no part of it."""
     try:
-        list(csv.reader(lines, strict=True))
-    except csv.Error as error:
-        return error
-    return None
+        list(_reader(_lines(_SPACE_AFTER_QUOTE.sub('"', "".join(lines))), strict=True))
+    except csv.Error:
+        return True
+    return False
 
 
 def _records_of(lines: list[str], *, strict: bool) -> list[tuple[int, int, list[str]]]:
     """Give (line before the first, last line, fields) of each record that is not blank."""
-    reader = csv.reader(lines, strict=strict)
+    reader = _reader(lines, strict=strict)
     before, found = 0, []
     for fields in reader:
         if len(fields) > 1 or "".join(lines[before : reader.line_num]).strip(WHITE_SPACE):
@@ -174,19 +218,19 @@ def _records_of(lines: list[str], *, strict: bool) -> list[tuple[int, int, list[
     return found
 
 
-def read_quoted(source: str, content: bytes, layout: Layout) -> Records:
-    """Read any UTF-8 CSV: quotes, quoted line breaks, lone carriage returns.
+def read_any(source: str, content: bytes, layout: Layout) -> Records:
+    """Read any UTF-8 CSV: quotes and line breaks inside values, lone carriage returns.
 
     Raises:
         BadFileError: a quote is never closed, or the header cannot be used.
     """
-    lines = list(io.StringIO(content.decode(), newline=""))
+    lines = _lines(content.decode())
     misplaced: set[int] = set()
     try:
         found = _records_of(lines, strict=True)
     except csv.Error:
         found = _records_of(lines, strict=False)
-        misplaced = {place for place, (a, b, _) in enumerate(found) if _strict(lines[a:b])}
+        misplaced = {place for place, (a, b, _) in enumerate(found) if _is_misplaced(lines[a:b])}
         last = found[-1]
         # A quote that is never closed swallows the rest of the file; one more quote would close it.
         if len(found) - 1 in misplaced and _is_unclosed(lines[last[0] : last[1]]):
@@ -235,6 +279,6 @@ def read_quoted(source: str, content: bytes, layout: Layout) -> Records:
 
 def _is_unclosed(lines: list[str]) -> bool:
     """Tell whether a record ends inside quotes: there, and only there, a following line would belong to it."""
-    reader = csv.reader([*lines, "x\n"], strict=False)
+    reader = _reader([*lines, "x\n"], strict=False)
     next(reader)
     return reader.line_num > len(lines)

@@ -30,10 +30,11 @@ def read_parquet(source: str, content: bytes, layout: Layout) -> Records:
             missing.
     """
     try:
-        table = pq.ParquetFile(pa.BufferReader(content)).read()
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise bad_file(source, f"cannot be read as Parquet ({error})", "Write it again") from None
+        said = "".join(each if each.isprintable() else " " for each in str(error)).strip()
+        raise bad_file(source, f"cannot be read as Parquet ({said})", "Write it again") from None
     names = header_names(source, table.column_names, layout)
     columns = {
         field.name: coded(_text(table.column(names.index(field.name)), field.kind))
