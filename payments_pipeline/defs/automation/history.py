@@ -147,9 +147,11 @@ def _error_words(event: dg.DagsterEvent) -> str:
     """Give the innermost error's own words, with its step where there is one."""
     if event.event_type is not dg.DagsterEventType.RUN_FAILURE:
         return ""
-    failure = event.job_failure_data
-    step = failure.first_step_failure_event
-    error = step.step_failure_data.error if step is not None else failure.error
+    step = error = None
+    if event.event_specific_data is not None:  # a run that was ended from outside has a message and nothing else
+        failure = event.job_failure_data
+        step = failure.first_step_failure_event
+        error = step.step_failure_data.error if step is not None else failure.error
     while error is not None and error.cause is not None:
         error = error.cause
     said = error.message.strip() if error is not None else event.message or "no error was recorded"
