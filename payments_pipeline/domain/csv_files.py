@@ -281,4 +281,4 @@ def _is_unclosed(lines: list[str]) -> bool:
     """Tell whether a record ends inside quotes: there, and only there, a following line would belong to it."""
     reader = _reader([*lines, "x\n"], strict=False)
     next(reader)
-    return reader.line_num > len(lines)
+    return int(reader.line_num) > len(lines)

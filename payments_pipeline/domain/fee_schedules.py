@@ -208,7 +208,9 @@ def parse_fee_schedules(records: Records, parties: Parties, competition_ids: Col
             continue
         if competition_id not in competition_ids:
             draft.problems.append(
-                row.problem(f"names the competition {competition_id!r}, which is not in competitions")
+                row.problem(
+                    f"names the competition {competition_id!r}, which is not in competitions. Add it, or correct it"
+                )
             )
         draft.intervals.append((row, *read_interval(row)))
         line, words = _read_line(row, {name: values[place] for name, values in numbers.items()}, parties)

@@ -75,9 +75,11 @@ class Parties:
         return party_id in self._known
 
     def why_unknown(self, party_id: str) -> str:
-        """Say why a party is not known, to follow "which": its row is bad, or there is none."""
+        """Say why a party is not known, to follow "which", without a full stop: its row is bad, or there is none."""
         problem = self._problem_of.get(party_id)
-        return "is not in parties. Add it there, or correct it here" if problem is None else f"has a bad row: {problem}"
+        if problem is None:
+            return "is not in parties. Add it there, or correct it here"
+        return f"has a bad row: {str(problem).removesuffix('.')}"
 
     def input_hash(self) -> str:
         """Hash id and type of all valid parties: nothing else of a party bears on shares."""
