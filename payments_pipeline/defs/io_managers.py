@@ -24,7 +24,8 @@ from payments_pipeline.storage.frames import concat, conform, infer_schema, to_f
 from payments_pipeline.storage.objects import ObjectNotFoundError, ObjectStore, open_store
 from payments_pipeline.storage.parquet import decode_table, encode_conformed, partition_key, read_metadata
 from payments_pipeline.storage.postgres import connect
-from payments_pipeline.storage.tables import Table, WriteMode, Written, read_rows, write_rows
+from payments_pipeline.storage.table_declarations import Table
+from payments_pipeline.storage.tables import WriteMode, Written, read_rows, write_rows
 
 #: Asset metadata: what a write does to the rows that are there; a `WriteMode`. Without it rows are inserted once.
 WRITE_MODE_KEY = "write_mode"
@@ -136,7 +137,9 @@ class PostgresIOManager(dg.ConfigurableIOManager):
     Each output is one transaction. Inputs are given as by `ParquetIOManager`; a partition without rows is empty.
     """
 
-    url: str = Field(description="Address of the database. Empty: the embedded server that runs in PAYMENTS_HOME.")
+    url: str = Field(
+        repr=False, description="Address of the database. Empty: the embedded server that runs in PAYMENTS_HOME."
+    )
     db_schema: str = Field("payments", description="Postgres schema that the tables are in.")
     schemas: str = Field(
         _DECLARED,

@@ -1,7 +1,7 @@
 """Frames in Postgres tables: a partition replaced, or rows inserted once; one transaction, or nothing.
 
-Belongs here: writing a frame of a declared schema into its table, reading one back, holding the table to the
-declaration. Does not belong here: the business of any table, connections and their addresses, Dagster.
+Belongs here: writing a frame of a declared schema into its table, reading one back. Does not belong here: holding the
+table to its declaration (`storage.table_declarations`), the business of any table, connections, Dagster.
 
 Rows travel by COPY into a temporary table of the table's own types, so Postgres alone decides what a value is (a
 string is a `uuid` where the column is one) and what is equal. Each call is one transaction of its own.
@@ -29,22 +29,12 @@ from payments_pipeline.domain.errors import ConfigurationError, ConflictError, I
 from payments_pipeline.domain.schemas import Column, TableSchema
 from payments_pipeline.storage.frames import conform, to_frame
 from payments_pipeline.storage.objects import StorageUnavailableError
+from payments_pipeline.storage.table_declarations import Table, check_table, create_table, quoted, table_exists
 
 _INCOMING = "incoming_rows"
 _BATCH_ROWS = 65_536
 #: The longest row that can be read; pyarrow parses block by block.
 _BLOCK_BYTES = 1 << 26
-#: Column types that hold a declared type; the first is the one that tables are created with.
-_POSTGRES_TYPES: tuple[tuple[pa.DataType, tuple[str, ...]], ...] = (
-    (pa.string(), ("text", "uuid", "character varying")),
-    (pa.int64(), ("bigint",)),
-    (pa.int32(), ("integer",)),
-    (pa.bool_(), ("boolean",)),
-    (pa.date32(), ("date",)),
-    (pa.timestamp("us", tz="UTC"), ("timestamp with time zone",)),
-    (pa.timestamp("us"), ("timestamp without time zone",)),
-    (pa.float64(), ("double precision",)),
-)
 
 
 class WriteMode(StrEnum):
@@ -54,29 +44,6 @@ class WriteMode(StrEnum):
     REPLACE_PARTITION = "replace_partition"
     #: Rows are only ever added: an equal one again is no-op, an unequal one of the same key an error.
     INSERT_ONCE = "insert_once"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table and what is declared of it.
-
-    Attributes:
-        schema_name: Postgres schema that it is in.
-        schema: declared columns, key and partition column; its name is the table's.
-    """
-
-    schema_name: str
-    schema: TableSchema
-
-    @property
-    def name(self) -> str:
-        """Qualified name, for people."""
-        return f"{self.schema_name}.{self.schema.name}"
-
-    @property
-    def identifier(self) -> sql.Identifier:
-        """Qualified name, for statements."""
-        return sql.Identifier(self.schema_name, self.schema.name)
 
 
 @dataclass(frozen=True)
@@ -125,10 +92,11 @@ def write_rows(
     _check_partition(rows, table, partition)
     with _transaction(connection, table, "written") as cursor:
         # A key that is inserted once is looked for in all partitions.
-        _lock(cursor, table, partition if mode is WriteMode.REPLACE_PARTITION else None)
-        if create:
-            _create(cursor, table)
-        _check_table(cursor, table, unique_key=mode is WriteMode.INSERT_ONCE)
+        _lock(cursor, table.name, (partition or "") if mode is WriteMode.REPLACE_PARTITION else "")
+        if create and not table_exists(cursor, table):
+            _lock(cursor, table.schema_name)  # two writers may both find no table, or no schema
+            create_table(cursor, table)
+        check_table(cursor, table, unique_key=mode is WriteMode.INSERT_ONCE)
         sent = _send(cursor, table, rows)
         if mode is WriteMode.INSERT_ONCE:
             inserted, deleted = _insert_once(cursor, table), 0
@@ -155,8 +123,8 @@ def read_rows(connection: psycopg.Connection, table: Table, partitions: Sequence
     with _transaction(connection, table, "read") as cursor:
         cursor.execute("SET LOCAL datestyle = 'ISO'")
         cursor.execute("SET LOCAL timezone = 'UTC'")
-        _check_table(cursor, table, unique_key=False)
-        query = sql.SQL("SELECT {} FROM {}").format(_columns(schema.names), table.identifier)
+        check_table(cursor, table, unique_key=False)
+        query = sql.SQL("SELECT {} FROM {}").format(quoted(schema.names), table.identifier)
         if partitions is not None:
             values = [sql.Literal(_partition_value(table, partition)) for partition in partitions]
             chosen = sql.SQL(", ").join(values) if values else sql.SQL("NULL")
@@ -209,11 +177,10 @@ def _raise(error: psycopg.Error, table: Table, verb: str) -> NoReturn:
     ) from error
 
 
-def _lock(cursor: psycopg.Cursor[Any], table: Table, partition: str | None) -> None:
-    """Let one writer of a table's partition in at a time, until its transaction ends."""
-    name = f"{table.name}\0{partition if partition is not None else ''}"
-    key = int.from_bytes(hashlib.sha256(name.encode("utf-8")).digest()[:8], "big", signed=True)
-    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (key,))
+def _lock(cursor: psycopg.Cursor[Any], *names: str) -> None:
+    """Let one writer of what is named in at a time, until its transaction ends."""
+    digest = hashlib.sha256("\0".join(names).encode("utf-8")).digest()
+    cursor.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(digest[:8], "big", signed=True),))
 
 
 # Partitions --------------------------------------------------------------------------------------------------------
@@ -266,103 +233,7 @@ def _check_partition(rows: pa.Table, table: Table, partition: str | None) -> Non
         )
 
 
-# The table against its declaration ---------------------------------------------------------------------------------
-
-
-def _check_table(cursor: psycopg.Cursor[Any], table: Table, *, unique_key: bool) -> None:
-    found = cursor.execute(
-        """SELECT a.attname, format_type(a.atttypid, NULL), a.attnotnull, a.atthasdef OR a.attidentity <> '', a.attnum
-           FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-           WHERE n.nspname = %s AND c.relname = %s AND a.attnum > 0 AND NOT a.attisdropped""",
-        (table.schema_name, table.schema.name),
-    ).fetchall()
-    if not found:
-        raise ConfigurationError(
-            f"there is no table {table.name}, or the login may not see it. Nothing was written. Migrate the database, "
-            "or let the IO manager create tables."
-        )
-    columns = {name: (kind, not_null) for name, kind, not_null, _, _ in found}
-    differs = [f"{name} is missing" for name in table.schema.names if name not in columns]
-    differs += [
-        f"{name} is not declared and has no default"
-        for name, _, _, has_default, _ in found
-        if name not in table.schema.names and not has_default
-    ]
-    for column in table.schema.columns:
-        if column.name in columns:
-            kind, not_null = columns[column.name]
-            admitted = _postgres_types(column, table)
-            if kind not in admitted:
-                differs.append(f"{column.name} is {kind}, declared {column.type} (that is {' or '.join(admitted)})")
-            if not_null == column.nullable:
-                differs.append(
-                    f"{column.name} {'does not admit' if not_null else 'admits'} null, the declaration does"
-                    + (" not" if not column.nullable else "")
-                )
-    if unique_key and not differs:
-        differs += _no_unique_key(cursor, table, {name: number for name, *_, number in found})
-    if differs:
-        raise ConfigurationError(
-            f"the table {table.name} is not what is declared: {'; '.join(differs)}. Nothing was written. Migrate the "
-            "database to this version of the program."
-        )
-
-
-def _no_unique_key(cursor: psycopg.Cursor[Any], table: Table, numbers: dict[str, int]) -> list[str]:
-    key = sorted(numbers[name] for name in table.schema.key)
-    unique = cursor.execute(
-        """SELECT (string_to_array(i.indkey::text, ' ')::int[])[1:i.indnkeyatts]
-           FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-           WHERE n.nspname = %s AND c.relname = %s AND i.indisunique AND i.indisvalid AND i.indpred IS NULL""",
-        (table.schema_name, table.schema.name),
-    ).fetchall()
-    nullable = [column.name for column in table.schema.columns if column.name in table.schema.key and column.nullable]
-    if nullable:
-        return [f"the key column {', '.join(nullable)} admits null, and rows are inserted once by their key"]
-    if not key or all(sorted(columns) != key for (columns,) in unique):
-        return [f"there is no unique key on {', '.join(table.schema.key) or 'anything'}"]
-    return []
-
-
-def _postgres_types(column: Column, table: Table) -> tuple[str, ...]:
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    for declared, names in _POSTGRES_TYPES:
-        if declared == kind:
-            return names
-    raise ConfigurationError(
-        f"{table.name}: {column.name} is declared {column.type}, which no column type stands for. Nothing was written."
-    )
-
-
-def _create(cursor: psycopg.Cursor[Any], table: Table) -> None:
-    if cursor.execute("SELECT to_regclass(%s)", (table.identifier.as_string(),)).fetchone() != (None,):
-        return
-    # Two writers of two partitions may both find no table.
-    _lock(cursor, table, None)
-    cursor.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(table.schema_name)))
-    parts = [
-        sql.SQL("{} {}{}").format(
-            sql.Identifier(column.name),
-            sql.SQL(_postgres_types(column, table)[0]),
-            sql.SQL("" if column.nullable else " NOT NULL"),
-        )
-        for column in table.schema.columns
-    ]
-    if table.schema.key:
-        parts.append(sql.SQL("PRIMARY KEY ({})").format(_columns(table.schema.key)))
-    cursor.execute(sql.SQL("CREATE TABLE IF NOT EXISTS {} ({})").format(table.identifier, sql.SQL(", ").join(parts)))
-    cursor.execute(sql.SQL("COMMENT ON TABLE {} IS {}").format(table.identifier, sql.Literal(table.schema.description)))
-    for column in table.schema.columns:
-        words = f"{column.description} [{column.unit}]" if column.unit else column.description
-        name = sql.Identifier(table.schema_name, table.schema.name, column.name)
-        cursor.execute(sql.SQL("COMMENT ON COLUMN {} IS {}").format(name, sql.Literal(words)))
-
-
 # Rows --------------------------------------------------------------------------------------------------------------
-
-
-def _columns(names: Sequence[str], alias: str | None = None) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(alias, name) if alias else sql.Identifier(name) for name in names)
 
 
 def _send(cursor: psycopg.Cursor[Any], table: Table, rows: pa.Table) -> int:
@@ -370,10 +241,10 @@ def _send(cursor: psycopg.Cursor[Any], table: Table, rows: pa.Table) -> int:
     incoming, names = sql.Identifier(_INCOMING), table.schema.names
     cursor.execute(
         sql.SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
-            incoming, _columns(names), table.identifier
+            incoming, quoted(names), table.identifier
         )
     )
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(incoming, _columns(names))
+    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(incoming, quoted(names))
     options = pa_csv.WriteOptions(include_header=False, quoting_style="all_valid")
     sent = 0
     with cursor.copy(statement) as copy:
@@ -400,7 +271,7 @@ def _replace(cursor: psycopg.Cursor[Any], table: Table, partition: str | None) -
         column = sql.Identifier(_partition_column(table).name)
         delete += sql.SQL(" WHERE {} = {}").format(column, sql.Literal(_partition_value(table, partition)))
     deleted = cursor.execute(delete).rowcount
-    names = _columns(table.schema.names)
+    names = quoted(table.schema.names)
     inserted = cursor.execute(
         sql.SQL("INSERT INTO {} ({}) SELECT {} FROM {}").format(
             table.identifier, names, names, sql.Identifier(_INCOMING)
@@ -410,7 +281,7 @@ def _replace(cursor: psycopg.Cursor[Any], table: Table, partition: str | None) -
 
 
 def _insert_once(cursor: psycopg.Cursor[Any], table: Table) -> int:
-    key, names = _columns(table.schema.key), table.schema.names
+    key, names = quoted(table.schema.key), table.schema.names
     incoming = sql.Identifier(_INCOMING)
     twice = cursor.execute(
         sql.SQL("SELECT FROM {} GROUP BY {} HAVING count(*) > 1 LIMIT 1").format(incoming, key)
@@ -426,8 +297,8 @@ def _insert_once(cursor: psycopg.Cursor[Any], table: Table) -> int:
             " WHERE NOT EXISTS (SELECT FROM {table} AS t WHERE {same_key})"
         ).format(
             table=table.identifier,
-            names=_columns(names),
-            values=_columns(names, "i"),
+            names=quoted(names),
+            values=quoted(names, "i"),
             incoming=distinct,
             same_key=_same_key(table),
         )
@@ -453,13 +324,13 @@ def _refuse_conflict(
     )
     row = cursor.execute(
         sql.SQL("SELECT {}, {}, count(*) OVER () FROM {} AS i JOIN {} AS t ON {} WHERE {} ORDER BY {} LIMIT 1").format(
-            _columns(schema.names, "i"),
-            _columns(content, "t"),
+            quoted(schema.names, "i"),
+            quoted(content, "t"),
             incoming,
             other,
             _same_key(table),
             differs,
-            _columns(schema.key, "i"),
+            quoted(schema.key, "i"),
         )
     ).fetchone()
     if row is None:

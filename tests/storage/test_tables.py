@@ -19,7 +19,8 @@ from payments_pipeline.domain.schemas import BOOL, CATEGORY, DATE, INSTANT, INT,
 from payments_pipeline.storage import tables
 from payments_pipeline.storage.objects import StorageUnavailableError
 from payments_pipeline.storage.postgres import connect
-from payments_pipeline.storage.tables import Table, WriteMode, Written, read_frame, write_rows
+from payments_pipeline.storage.table_declarations import Table
+from payments_pipeline.storage.tables import WriteMode, Written, read_frame, write_rows
 
 RECORDS = TableSchema(
     name="records",
@@ -50,7 +51,8 @@ def connection(empty_database_url: str) -> Iterator[psycopg.Connection]:
         opened.execute(
             """CREATE TABLE payments.records (
                    note text, record_id text PRIMARY KEY, paid_on date NOT NULL, amount_minor bigint NOT NULL,
-                   label text, goals bigint, paid_at timestamptz, is_final boolean, stored_at timestamptz NOT NULL DEFAULT now())"""
+                   label text, goals bigint, paid_at timestamptz, is_final boolean,
+                   stored_at timestamptz NOT NULL DEFAULT now())"""
         )
         yield opened
 
