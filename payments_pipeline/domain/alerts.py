@@ -79,8 +79,8 @@ class InstructedAmount:
 
     def __str__(self) -> str:
         return (
-            f"{self.currency}: {self.instructions} instructions, {_amount(self.credit_minor, self.currency)} to pay, "
-            f"{_amount(self.debit_minor, self.currency)} to collect, {self.sent} of them sent"
+            f"{self.currency}: instructions {self.instructions}, to pay {_amount(self.credit_minor, self.currency)}, "
+            f"to collect {_amount(self.debit_minor, self.currency)}, of them sent {self.sent}"
         )
 
 
@@ -231,28 +231,32 @@ _INSTRUCTION_WORDS = {
         ),
     ),
     AlertKind.INSTRUCTIONS_RETURNED: (
-        "were returned",
+        "returned",
         (
             "Their money came back, and their items are open again for a later day's sweep. Ask the party for account "
             "details that are right."
         ),
     ),
     AlertKind.INSTRUCTIONS_UNKNOWN: (
-        "are unknown: sent without an answer",
+        "without an answer",
         (
             "They may have been carried out. None is sent again blind: every dispatch asks about them by their keys. "
             "If they stay, ask the processor and decide with `payments-pipeline resolve`."
         ),
     ),
     AlertKind.INSTRUCTIONS_OVERDUE: (
-        "are overdue: no report says what became of them",
-        "They may have been carried out. Ask the processor, and see that the reports since are taken in.",
+        "overdue",
+        (
+            "No report says what became of them: they may have been carried out. Ask the processor, and see that the "
+            "reports since are taken in."
+        ),
     ),
     AlertKind.INSTRUCTIONS_HELD: (
-        "are held: over the limit of an instruction",
+        "held for an approver",
         (
-            "Nothing was sent. An approver who did not make them lets them pass with `payments-pipeline approve`, or "
-            "turns them down with `payments-pipeline refuse`; unapproved they expire."
+            "They are over the limit of one instruction. Nothing was sent. An approver who did not make them lets them "
+            "pass with `payments-pipeline approve`, or turns them down with `payments-pipeline refuse`; unapproved "
+            "they expire."
         ),
     ),
 }
@@ -269,7 +273,7 @@ def instructions_in_trouble(group: InstructionGroup) -> Alert:
         alert_id(group.kind, group.day.isoformat(), group.mark),
         group.kind,
         group.day,
-        f"{count} payout instruction{'s' * (count != 1)} of {group.day} {words}",
+        f"payout instructions of {group.day} {words}: {count}",
         body,
     )
 

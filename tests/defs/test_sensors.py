@@ -229,7 +229,7 @@ def test_the_alert_of_a_failed_run_says_how_much_money_its_day_is_about(stage: S
     stage.failing = {DAY}
     stage.run(DAY, tags=DECIDED)
     stage.tick("run_failure_alerts")
-    assert "GBP: 1 instructions, 123.45 to pay, 0.00 to collect, 0 of them sent" in stage.alerts()[0].body
+    assert "GBP: instructions 1, to pay 123.45, to collect 0.00, of them sent 0" in stage.alerts()[0].body
 
 
 def test_no_alert_is_lost_while_the_database_is_down(stage: Stage) -> None:
@@ -344,11 +344,11 @@ def test_payouts_in_trouble_are_one_alert_for_each_kind_and_day(stage: Stage, ro
     for _ in range(2):
         stage.tick("payout_alerts")
     assert sorted(alert.title for alert in stage.alerts()) == [
-        f"1 payout instruction of {DAY} are overdue: no report says what became of them",
-        f"1 payout instruction of {DAY} are unknown: sent without an answer",
-        f"1 payout instruction of {DAY} failed",
-        f"1 payout instruction of {DAY} were returned",
-        f"2 payout instructions of {DAY} are held: over the limit of an instruction",
+        f"payout instructions of {DAY} failed: 1",
+        f"payout instructions of {DAY} held for an approver: 2",
+        f"payout instructions of {DAY} overdue: 1",
+        f"payout instructions of {DAY} returned: 1",
+        f"payout instructions of {DAY} without an answer: 1",
     ]
 
 
@@ -402,6 +402,27 @@ def test_a_request_for_a_missed_day_names_the_sensor_as_its_maker(stage: Stage) 
     assert request.run_key == "missed:2024-03-19"
     assert request.tags[MAKER_TAG] == "missed_days"
     assert request.tags["dagster/partition"] == "2024-03-19"
+
+
+def test_a_day_that_failed_is_run_once_more_whoever_ran_it_and_is_not_called_missed(stage: Stage) -> None:
+    first, second, third = days(date(2024, 3, 17), 3)
+    stage.have_run(first)
+    by_schedule = stage.start(second, dg.DagsterRunStatus.STARTED, dagster__schedule_name="daily_at_three")
+    by_backfill = stage.instance.create_run_for_job(
+        stage.definitions.resolve_job_def(DAILY),
+        status=dg.DagsterRunStatus.STARTED,
+        tags={f"dagster/asset_partition_range_{end}": third.isoformat() for end in ("start", "end")},
+    )
+    for run in (by_schedule, by_backfill):
+        stage.instance.report_run_failed(run)
+    assert stage.requested("missed_days") == [second, third]
+    assert stage.alerts() == []
+
+
+def test_a_day_whose_run_was_cancelled_is_left_to_who_cancelled_it(stage: Stage) -> None:
+    stage.have_run(date(2024, 3, 18))
+    stage.instance.report_run_canceled(stage.start(date(2024, 3, 19), dg.DagsterRunStatus.STARTED))
+    assert stage.requested("missed_days") == []
 
 
 def test_nothing_is_missed_where_no_day_has_run_or_all_have(stage: Stage) -> None:

@@ -192,9 +192,22 @@ def unfinished_runs(instance: dg.DagsterInstance) -> list[DayRun]:
     return day_runs(instance.get_run_records(dg.RunsFilter(statuses=list(_UNFINISHED))))
 
 
-def runs_of_day(instance: dg.DagsterInstance, day: date) -> list[DayRun]:
-    """Give every run of a day, newest first."""
-    return day_runs(instance.get_run_records(dg.RunsFilter(tags={_PARTITION_TAG: day.isoformat()})))
+def runs_of_days(instance: dg.DagsterInstance, days: Sequence[date]) -> dict[date, list[DayRun]]:
+    """Give every run of each day, newest first; days without any are left out."""
+    if not days:
+        return {}
+    keys = [day.isoformat() for day in days]
+    # A backfill names a run's day as a range that begins and ends with it.
+    records = {
+        record.storage_id: record
+        for tag in (_PARTITION_TAG, _RANGE_TAGS[0])
+        for record in instance.get_run_records(dg.RunsFilter(tags={tag: keys}))
+    }
+    found: dict[date, list[DayRun]] = {}
+    for run in day_runs(records[storage_id] for storage_id in sorted(records, reverse=True)):
+        if run.day is not None:
+            found.setdefault(run.day, []).append(run)
+    return found
 
 
 def days_run(instance: dg.DagsterInstance) -> frozenset[date]:

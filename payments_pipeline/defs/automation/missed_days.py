@@ -36,7 +36,7 @@ def missed_days(settings: Settings, clock: Callable[[], datetime]) -> dg.SensorD
         with said_if_failed(context, NAME):
             instance = context.instance
             gaps = find_gaps(history.days_run(instance), clock(), settings.zone)
-            runs_of = {day: history.runs_of_day(instance, day) for day in gaps.recent}
+            runs_of = history.runs_of_days(instance, gaps.recent)
             days = days_to_catch_up(
                 gaps.recent, history.unfinished_runs(instance), runs_of, sensor=NAME, limit=REQUESTED_AT_ONCE
             )
