@@ -16,11 +16,13 @@ from payout_rows import Addresses, PayoutRows
 
 from payments_pipeline.defs import resources
 from payments_pipeline.defs.automation import build_sensors, history
+from payments_pipeline.defs.io_managers import ParquetIOManager
 from payments_pipeline.defs.jobs import DAILY, TAKE_REPORT_IN
 from payments_pipeline.defs.partitions import match_day_partitions
 from payments_pipeline.defs.resources import LANDING_DATASETS, MAKER_TAG, Inputs, MoneyZone, PayoutGateway
 from payments_pipeline.domain.alerts import Alert, AlertKind
 from payments_pipeline.domain.errors import ConfigurationError, ProcessorUnavailableError
+from payments_pipeline.domain.schemas import MATCH_RESULTS
 from payments_pipeline.processors.base import ReportDigest
 from payments_pipeline.settings import Settings, load_policy
 from payments_pipeline.storage import postgres
@@ -575,6 +577,28 @@ def test_many_changed_days_are_asked_for_a_few_at_a_time_and_all_in_the_end(
     ticks = [stage.requested("changed_input") for _ in range(4)]
     assert [len(requested) for requested in ticks] == [2, 2, 1, 0]
     assert sorted(day for requested in ticks for day in requested) == changed
+
+
+def test_what_a_day_ran_on_is_read_from_what_the_io_manager_stated(stage: Stage, tmp_path: Path) -> None:
+    @dg.asset(
+        name=MATCH_RESULTS.name,
+        partitions_def=match_day_partitions(SETTINGS),
+        io_manager_key="s3_parquet",
+        dagster_type=dg.Any,
+    )
+    def asset() -> dg.MaterializeResult:
+        frame = MATCH_RESULTS.arrow().empty_table().to_pandas()
+        frame.attrs = {"input_hashes": stage.hashes(DAY), "counts": {}}
+        return dg.MaterializeResult(value=frame)
+
+    stage.land(DAY, "a")
+    run = dg.materialize(
+        [asset],
+        partition_key=DAY.isoformat(),
+        instance=stage.instance,
+        resources={"s3_parquet": ParquetIOManager(storage_url=str(tmp_path / "storage"))},
+    )
+    assert history.last_input(stage.instance, DAY) == history.LastInput(run.run_id, stage.hashes(DAY))
 
 
 # Grown reports -------------------------------------------------------------------------------------------------------
