@@ -2,7 +2,8 @@
 
 Belongs here: the protocol, its values, the encoding of none of them. Does not belong here: HTTP, a processor's own
 words, the ledger. Errors are `PayoutRejectedError`, `ProcessorUnavailableError` and `PayoutOutcomeUnknownError` of
-`payments_pipeline.domain.errors`; an adapter raises no other for what a processor does.
+`payments_pipeline.domain.errors` (and `PayoutKeyConflictError`, an unknown outcome that says why); an adapter raises
+no other for what a processor does. Reading raises `ProcessorUnavailableError` alone: nothing is known, ask again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,16 @@ from types import TracebackType
 from typing import Protocol, Self
 
 import pandas as pd
+
+from payments_pipeline.domain.errors import PayoutOutcomeUnknownError
+
+
+class PayoutKeyConflictError(PayoutOutcomeUnknownError):
+    """The processor has another request under this key: nothing was done with ours, but money may have moved under it.
+
+    Neither a rejection (something may have been carried out) nor to be sent again (it would be refused again): it is
+    looked up, and where the look-up's `request_sha256` is not that of our bytes, a person decides.
+    """
 
 
 class Direction(StrEnum):
@@ -80,12 +91,22 @@ class LookUpStatus(StrEnum):
 
 @dataclass(frozen=True)
 class LookUp:
-    """Answer to a look-up by idempotency key."""
+    """Answer to a look-up by idempotency key.
+
+    Attributes:
+        status: what the processor knows.
+        processor_reference: its reference of what it accepted.
+        code: its code of what it rejected.
+        message: its words on that.
+        request_sha256: SHA-256 (hexadecimal) of the body that it has under the key, where it says so; another than that
+            of the bytes we sent means that the answer is about another request.
+    """
 
     status: LookUpStatus
     processor_reference: str | None = None
     code: str | None = None
     message: str | None = None
+    request_sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +161,8 @@ class PayoutProcessor(Protocol):
         Raises:
             PayoutRejectedError: refused for good.
             ProcessorUnavailableError: definitely not accepted; the same bytes may be sent again.
-            PayoutOutcomeUnknownError: no answer, or one that cannot be read.
+            PayoutOutcomeUnknownError: no answer, or one that cannot be read or is not the processor's own.
+            PayoutKeyConflictError: the key stands for another request.
         """
         ...
 
@@ -148,14 +170,24 @@ class PayoutProcessor(Protocol):
         """Ask what became of a key.
 
         Raises:
-            ProcessorUnavailableError: no answer; nothing is known.
+            ProcessorUnavailableError: no answer, or none that can be relied on; nothing is known.
         """
         ...
 
     async def report_digests(self, first: date, last: date) -> list[ReportDigest]:
-        """List the reports of a range of dates, empty ones left out."""
+        """List the reports of a range of dates, both included, in order of date, empty ones left out.
+
+        Raises:
+            ProcessorUnavailableError: no answer, or none that can be relied on.
+        """
         ...
 
     async def report(self, report_date: date) -> SettlementReport:
-        """Fetch one date's report; one without lines where nothing happened."""
+        """Fetch one date's report; one without lines where nothing happened.
+
+        A line that the processor lists twice is given twice.
+
+        Raises:
+            ProcessorUnavailableError: no answer, or none that can be relied on; nothing of it may be taken in.
+        """
         ...

@@ -1,4 +1,7 @@
-"""Adapters by name."""
+"""Adapters by name.
+
+Belongs here: which names there are. Does not belong here: settings, opening connections.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,12 @@ def open_processor(name: str, url: str, api_key: str) -> PayoutProcessor:
     """Give a processor's adapter, unopened.
 
     Raises:
-        ConfigurationError: there is no adapter of that name; names those there are.
+        ConfigurationError: there is no adapter of that name (names those there are), or it cannot use the address or
+            the key.
     """
     adapter = _ADAPTERS.get(name)
     if adapter is None:
-        raise ConfigurationError(f"PAYMENTS_PROCESSOR: there is no {name!r}; there are {', '.join(_ADAPTERS)}.")
+        raise ConfigurationError(
+            f"PAYMENTS_PROCESSOR: there is no {name!r}; there are: {', '.join(sorted(_ADAPTERS))}. Nothing was sent."
+        )
     return adapter(url, api_key)

@@ -5,38 +5,68 @@ Belongs here: which fault the next request meets. Does not belong here: how a fa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from enum import StrEnum
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: Kinds, and what each does; docs/reference/sandbox.md holds them, a test compares the two.
 KINDS = {
-    "status": "answers with `status` (429, 500, 502, 503, 504) and does nothing",
-    "drop_before": "closes the connection before doing anything",
+    "status": "does nothing and answers with `status` (429, 500, 502, 503 or 504)",
+    "status_after": "does the work, then answers with `status` (500, 502 or 504) all the same",
+    "drop_before": "does nothing and closes the connection without an answer",
     "drop_after": "does the work, then closes the connection without an answer",
-    "hang_after": "does the work, then answers only after `seconds`",
-    "delay": "waits `seconds`, then does the work and answers",
-    "malformed": "does the work, then answers with what is no JSON",
+    "delay_before": "waits `seconds`, then does the work and answers",
+    "delay_after": "does the work, waits `seconds`, then answers",
+    "malformed": "does the work, then answers with its status and a body that is no JSON",
 }
+_STATUSES = {"status": (429, 500, 502, 503, 504), "status_after": (500, 502, 504)}
+_DELAYS = ("delay_before", "delay_after")
 
 
-@dataclass
-class Fault:
-    """One fault.
+class Route(StrEnum):
+    """Which requests a fault is for."""
+
+    ANY = "any"  # all of those below
+    PAYMENTS = "payments"  # submissions
+    LOOK_UPS = "look_ups"  # by idempotency key or by id
+    REPORTS = "reports"  # the list and the reports
+
+
+class Fault(BaseModel):
+    """One fault; as JSON it is what the test helper takes.
 
     Attributes:
         kind: of KINDS.
-        count: requests that meet it.
-        status: of `status`.
-        seconds: of `hang_after` and `delay`.
+        on: requests that it is for.
+        count: how many of them meet it; null until faults are cleared.
+        status: of `status` and `status_after`.
+        seconds: of `delay_before` and `delay_after`.
     """
 
+    model_config = ConfigDict(extra="forbid", strict=True)
+
     kind: str
-    count: int = 1
-    status: int = 503
-    seconds: float = 1.0
+    on: Route = Field(Route.ANY, strict=False)
+    count: int | None = Field(1, ge=1)
+    status: int | None = None
+    seconds: float | None = Field(None, gt=0, le=3600)
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind is one of {', '.join(KINDS)}")
+        if (self.status is None) == (self.kind in _STATUSES):
+            raise ValueError(f"status goes with {' and '.join(_STATUSES)}, and they need it")
+        if self.status is not None and self.status not in _STATUSES[self.kind]:
+            raise ValueError(f"status of {self.kind} is one of {', '.join(map(str, _STATUSES[self.kind]))}")
+        if (self.seconds is None) == (self.kind in _DELAYS):
+            raise ValueError(f"seconds goes with {' and '.join(_DELAYS)}, and they need it")
+        return self
 
 
 class Faults:
-    """Faults in the order in which they were asked for."""
+    """Faults to come, in the order in which they were asked for; they are forgotten when the process ends."""
 
     def __init__(self) -> None:
         self._waiting: list[Fault] = []
@@ -49,12 +79,17 @@ class Faults:
         """Behave again."""
         self._waiting.clear()
 
-    def next(self) -> Fault | None:
-        """Give the fault that this request meets, if any."""
-        while self._waiting:
-            fault = self._waiting[0]
-            if fault.count > 0:
-                fault.count -= 1
+    def waiting(self) -> list[dict[str, object]]:
+        """Give what is left of them."""
+        return [fault.model_dump(mode="json") for fault in self._waiting]
+
+    def next(self, route: Route) -> Fault | None:
+        """Give the fault that a request to this route meets, if any: the first that is for it."""
+        for fault in self._waiting:
+            if fault.on in (Route.ANY, route):
+                if fault.count is not None:
+                    fault.count -= 1
+                    if fault.count == 0:
+                        self._waiting.remove(fault)
                 return fault
-            self._waiting.pop(0)
         return None

@@ -1,7 +1,7 @@
 """The sandbox's HTTP server.
 
-Belongs here: routes, authentication, the one writer that commits requests together. Does not belong here: what a
-request does (`books`).
+Belongs here: routes, authentication, faults as they look on the wire, the one writer that commits requests together.
+Does not belong here: what a request does (`payments`, `reports`).
 """
 
 from __future__ import annotations
@@ -9,230 +9,275 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import sqlite3
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from pathlib import Path
 
-import orjson
 from aiohttp import web
+from pydantic import ValidationError
 
-from payments_pipeline.local.sandbox.books import Answer, Books
-from payments_pipeline.local.sandbox.faults import KINDS, Fault, Faults
+from payments_pipeline.local.sandbox import reports
+from payments_pipeline.local.sandbox.answers import LARGEST_BODY, Answer
+from payments_pipeline.local.sandbox.database import Database
+from payments_pipeline.local.sandbox.faults import Fault, Faults, Route
+from payments_pipeline.local.sandbox.payments import Desk
+from payments_pipeline.local.sandbox.requests import RefusedError, read_date, read_fields, read_key
 
-log = logging.getLogger("sandbox")
+log = logging.getLogger(__name__)
 #: Requests that share one durable commit, at most.
-_TOGETHER = 500
-_LARGEST_BODY = 64 * 1024
-Work = Callable[[], Answer]
+TOGETHER = 512
+Work = Callable[[sqlite3.Connection], Answer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+_CODE_OF_STATUS = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
+_CODE_OF_FAULT = {429: "rate_limited", 503: "unavailable"}
 
 
 class Server:
-    """The application around the books."""
+    """The application around one database file."""
 
-    def __init__(self, books: Books, api_key: str) -> None:
-        self._books = books
+    def __init__(self, path: Path, api_key: str, desk: Desk) -> None:
+        """Open the file.
+
+        Raises:
+            WrongFileError: it was written by something else.
+        """
+        self._desk = desk
         self._authorization = f"Bearer {api_key}".encode()
         self._faults = Faults()
-        # The books are used from this one thread alone: readers and the writer take turns.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="books")
+        self._writing, self._reading = Database(path), Database(path)
+        # One thread each: commits take turns, and a long report holds up no payment.
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._queue: asyncio.Queue[tuple[Work, asyncio.Future[Answer]]] = asyncio.Queue()
-        self._writer: asyncio.Task[None] | None = None
 
     def application(self) -> web.Application:
         """Give the aiohttp application."""
-        application = web.Application(client_max_size=_LARGEST_BODY, middlewares=[self._watch])
+        application = web.Application(client_max_size=LARGEST_BODY, middlewares=[self._watch])
         application.add_routes(
             [
                 web.get("/v1/health", self._health),
                 web.post("/v1/payments", self._pay),
                 web.get("/v1/payments", self._look_up),
                 web.get("/v1/payments/{id}", self._payment),
-                web.get("/v1/reports", self._digests),
+                web.get("/v1/reports", self._list_reports),
                 web.get("/v1/reports/{date}", self._report),
-                web.get("/v1/books", self._statement),
+                web.get("/v1/books", self._books),
                 web.post("/v1/test_helpers/fundings", self._fund),
+                web.get("/v1/test_helpers/faults", self._list_faults),
                 web.post("/v1/test_helpers/faults", self._add_fault),
                 web.delete("/v1/test_helpers/faults", self._clear_faults),
-                web.post("/v1/test_helpers/expire_key", self._expire),
+                web.post("/v1/test_helpers/expire_key", self._expire_key),
                 web.post("/v1/test_helpers/today", self._set_today),
+                web.delete("/v1/test_helpers/today", self._clear_today),
             ]
         )
-        application.on_startup.append(self._start)
-        application.on_cleanup.append(self._stop)
+        application.cleanup_ctx.append(self._run)
         return application
 
-    async def _start(self, _application: web.Application) -> None:
-        self._writer = asyncio.create_task(self._write())
+    async def _run(self, _application: web.Application) -> AsyncIterator[None]:
+        writing = asyncio.create_task(self._write())
+        yield
+        writing.cancel()
+        await asyncio.gather(writing, return_exceptions=True)
+        for executor, database in ((self._writer, self._writing), (self._reader, self._reading)):
+            await asyncio.get_running_loop().run_in_executor(executor, database.close)
+            executor.shutdown()
 
-    async def _stop(self, _application: web.Application) -> None:
-        if self._writer is not None:
-            self._writer.cancel()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._books.close)
-        self._thread.shutdown()
+    # Work
 
     async def _write(self) -> None:
-        """Commit whatever has arrived together, again and again."""
+        """Commit whatever has arrived together, again and again; no answer leaves before its commit."""
         loop = asyncio.get_running_loop()
+        connection = self._writing.connection
         while True:
             batch = [await self._queue.get()]
-            while len(batch) < _TOGETHER and not self._queue.empty():
+            while len(batch) < TOGETHER and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            try:
-                works = [work for work, _ in batch]
-                answers = await loop.run_in_executor(self._thread, self._books.in_one_commit, works)
-            except Exception as error:
-                log.exception("a commit failed: nothing of it was done")
-                for _, future in batch:
-                    if not future.cancelled():
-                        future.set_exception(error)
-            else:
-                for (_, future), answer in zip(batch, answers, strict=True):
-                    if not future.cancelled():
-                        future.set_result(answer)
+            works = [lambda work=work: work(connection) for work, _ in batch]
+            results = await loop.run_in_executor(self._writer, self._writing.in_one_commit, works)
+            for (_, future), result in zip(batch, results, strict=True):
+                if future.done():
+                    continue
+                if isinstance(result, Exception):
+                    future.set_exception(result)
+                else:
+                    future.set_result(result)
 
-    async def _committed(self, work: Work) -> Answer:
+    async def _commit(self, work: Work) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        await self._queue.put((work, future))
-        # A client that goes away does not undo what it asked for.
-        return await asyncio.shield(future)
+        self._queue.put_nowait((work, future))
+        return await future
 
-    async def _read(self, work: Work) -> web.Response:
-        return _response(await asyncio.get_running_loop().run_in_executor(self._thread, work))
+    async def _read(self, work: Work) -> Answer:
+        def at_one_moment() -> Answer:
+            return self._reading.at_one_moment(lambda: work(self._reading.connection))
+
+        return await asyncio.get_running_loop().run_in_executor(self._reader, at_one_moment)
+
+    # Every request
 
     @web.middleware
     async def _watch(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Authenticate, turn every error into JSON, and log one line without keys or tokens."""
         started = time.perf_counter()
         try:
-            if request.path != "/v1/health" and not self._authorized(request):
-                response: web.StreamResponse = _response(
-                    Answer.error(401, "unauthorized", "the API key is missing or wrong")
-                )
+            if request.path != "/v1/health" and not self._is_authorized(request):
+                response: web.StreamResponse = _response(Answer.error("unauthorized"))
             else:
                 response = await handler(request)
+        except RefusedError as refusal:
+            response = _response(Answer.error(refusal.code, message=refusal.message))
         except web.HTTPException as error:
-            response = _response(Answer.error(error.status, "http_error", error.reason))
+            code = _CODE_OF_STATUS.get(error.status, "invalid_request")
+            response = _response(Answer.error(code, status=error.status))
         except Exception:
-            log.exception("%s %s failed", request.method, request.path)
-            response = _response(Answer.error(500, "internal_error", "the sandbox failed; its log says how"))
-        log.info(
-            "%s %s %s %.1f ms", request.method, request.path, response.status, (time.perf_counter() - started) * 1000
-        )
+            log.exception("%s %s failed", request.method, _route_of(request))
+            response = _response(Answer.error("internal_error"))
+        milliseconds = (time.perf_counter() - started) * 1000
+        log.info("%s %s %d %.1f ms", request.method, _route_of(request), response.status, milliseconds)
         return response
 
-    def _authorized(self, request: web.Request) -> bool:
-        return hmac.compare_digest(request.headers.get("Authorization", "").encode(), self._authorization)
+    def _is_authorized(self, request: web.Request) -> bool:
+        given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        return hmac.compare_digest(given, self._authorization)
 
-    async def _health(self, _request: web.Request) -> web.Response:
-        return _response(Answer.of(200, {"status": "ok"}))
-
-    async def _pay(self, request: web.Request) -> web.StreamResponse:
-        return await self._with_key(request, self._books.pay)
-
-    async def _fund(self, request: web.Request) -> web.StreamResponse:
-        return await self._with_key(request, self._books.fund, faulty=False)
-
-    async def _with_key(
-        self, request: web.Request, book: Callable[[str, bytes], Answer], *, faulty: bool = True
-    ) -> web.StreamResponse:
-        key = request.headers.get("Idempotency-Key", "")
-        if not 0 < len(key) <= 255:
-            return _response(
-                Answer.error(400, "idempotency_key_missing", "send an Idempotency-Key of 1 to 255 characters")
-            )
-        body = await request.read()
-        return await self._misbehave(request, lambda: book(key, body), self._faults.next() if faulty else None)
-
-    async def _misbehave(self, request: web.Request, work: Work, fault: Fault | None) -> web.StreamResponse:
-        kind = fault.kind if fault else ""
-        if fault and kind == "status":
-            return _response(Answer.error(fault.status, "told_to_fail", "the sandbox was told to answer so"))
-        if kind == "drop_before":
+    async def _answer(self, request: web.Request, route: Route, work: Callable[[], Awaitable[Answer]]) -> web.Response:
+        """Do the work and answer, or meet the fault that is waiting for this request."""
+        fault = self._faults.next(route)
+        if fault is None:
+            return _response(await work())
+        log.info("%s %s meets %s", request.method, _route_of(request), fault.kind)
+        if fault.kind == "status":
+            return _failed(fault)
+        if fault.kind == "drop_before":
             return _drop(request)
-        if fault and kind == "delay":
-            await asyncio.sleep(fault.seconds)
-        answer = await self._committed(work)
-        if kind == "drop_after":
+        if fault.kind == "delay_before":
+            await asyncio.sleep(fault.seconds or 0)
+        answer = await work()
+        if fault.kind == "status_after":
+            return _failed(fault)
+        if fault.kind == "drop_after":
             return _drop(request)
-        if fault and kind == "hang_after":
-            await asyncio.sleep(fault.seconds)
-        if kind == "malformed":
-            return web.Response(status=answer.status, body=b"<html>", content_type="application/json")
+        if fault.kind == "delay_after":
+            await asyncio.sleep(fault.seconds or 0)
+        if fault.kind == "malformed":
+            return web.Response(status=answer.status, body=b'{"id": "pay_', content_type="application/json")
         return _response(answer)
 
-    async def _look_up(self, request: web.Request) -> web.StreamResponse:
-        key = request.query.get("idempotency_key", "")
-        fault = self._faults.next()
-        if fault and fault.kind == "status":
-            return _response(Answer.error(fault.status, "told_to_fail", "the sandbox was told to answer so"))
-        if fault and fault.kind.startswith("drop"):
-            return _drop(request)
-        return await self._read(lambda: self._books.look_up(key))
+    # Routes
+
+    async def _health(self, _request: web.Request) -> web.Response:
+        lifetime_s = int(self._desk.key_lifetime.total_seconds())
+        return _response(
+            await self._read(
+                lambda db: Answer.of(
+                    200,
+                    {"status": "ok", "today": self._desk.clock.today(db).isoformat(), "key_lifetime_s": lifetime_s},
+                )
+            )
+        )
+
+    async def _pay(self, request: web.Request) -> web.Response:
+        key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
+        return await self._answer(
+            request, Route.PAYMENTS, lambda: self._commit(lambda db: self._desk.pay(db, key, body))
+        )
+
+    async def _fund(self, request: web.Request) -> web.Response:
+        key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
+        return _response(await self._commit(lambda db: self._desk.fund(db, key, body)))
+
+    async def _look_up(self, request: web.Request) -> web.Response:
+        key = read_key(request.query.get("idempotency_key"))
+        return await self._answer(request, Route.LOOK_UPS, lambda: self._read(lambda db: self._desk.look_up(db, key)))
 
     async def _payment(self, request: web.Request) -> web.Response:
-        return await self._read(lambda: self._books.payment(request.match_info["id"]))
+        payment_id = request.match_info["id"]
 
-    async def _digests(self, request: web.Request) -> web.Response:
-        first, last = _day(request.query.get("from")), _day(request.query.get("to"))
-        return await self._read(lambda: self._books.digests(first, last))
+        def find(db: sqlite3.Connection) -> Answer:
+            found = reports.payment(db, payment_id, self._desk.clock.today(db))
+            return Answer.of(200, found) if found else Answer.error("no_such_payment")
+
+        return await self._answer(request, Route.LOOK_UPS, lambda: self._read(find))
+
+    async def _list_reports(self, request: web.Request) -> web.Response:
+        first, last = read_date(request.query.get("from")), read_date(request.query.get("to"))
+        return await self._answer(
+            request,
+            Route.REPORTS,
+            lambda: self._read(
+                lambda db: Answer.of(200, reports.list_reports(db, first, last, self._desk.clock.today(db)))
+            ),
+        )
 
     async def _report(self, request: web.Request) -> web.Response:
-        day = _day(request.match_info["date"])
-        return await self._read(lambda: self._books.report(day))
+        day = read_date(request.match_info["date"])
+        return await self._answer(
+            request,
+            Route.REPORTS,
+            lambda: self._read(lambda db: Answer.of(200, reports.report(db, day, self._desk.clock.today(db)))),
+        )
 
-    async def _statement(self, _request: web.Request) -> web.Response:
-        return await self._read(self._books.books)
+    async def _books(self, _request: web.Request) -> web.Response:
+        return _response(await self._read(lambda db: Answer.of(200, reports.statement(db, self._desk.clock.today(db)))))
+
+    # Test helpers
+
+    async def _list_faults(self, _request: web.Request) -> web.Response:
+        return _response(Answer.of(200, {"faults": self._faults.waiting()}))
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        content = await _json(request)
         try:
-            fault = Fault(**content)
-        except TypeError as error:
-            raise web.HTTPBadRequest(reason="a fault has kind, count, status and seconds") from error
-        if fault.kind not in KINDS:
-            raise web.HTTPBadRequest(reason=f"the kinds are {', '.join(KINDS)}")
+            fault = Fault.model_validate_json(await request.read())
+        except ValidationError as error:
+            words = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
+            raise RefusedError("invalid_request", words) from None
         self._faults.add(fault)
-        return _response(Answer.of(200, {"kind": fault.kind, "count": fault.count}))
+        return await self._list_faults(request)
 
-    async def _clear_faults(self, _request: web.Request) -> web.Response:
+    async def _clear_faults(self, request: web.Request) -> web.Response:
         self._faults.clear()
-        return _response(Answer.of(200, {}))
+        return await self._list_faults(request)
 
-    async def _expire(self, request: web.Request) -> web.Response:
-        key = str((await _json(request)).get("idempotency_key"))
-        return _response(await self._committed(lambda: self._books.expire(key)))
+    async def _expire_key(self, request: web.Request) -> web.Response:
+        key = read_key(read_fields(await request.read(), {"idempotency_key": str})["idempotency_key"])
+        return _response(await self._commit(lambda db: self._desk.expire(db, key)))
 
     async def _set_today(self, request: web.Request) -> web.Response:
-        text = (await _json(request)).get("today")
-        day = None if text is None else _day(str(text))
-        return _response(await self._committed(lambda: self._books.set_today(day)))
+        day = read_date(read_fields(await request.read(), {"today": str})["today"])
+        return await self._with_today(day)
+
+    async def _clear_today(self, _request: web.Request) -> web.Response:
+        return await self._with_today(None)
+
+    async def _with_today(self, day: date | None) -> web.Response:
+        def set_today(db: sqlite3.Connection) -> Answer:
+            self._desk.clock.set_today(db, day)
+            return Answer.of(200, {"today": self._desk.clock.today(db).isoformat()})
+
+        return _response(await self._commit(set_today))
 
 
-async def _json(request: web.Request) -> dict[str, object]:
-    try:
-        content = orjson.loads(await request.read())
-    except orjson.JSONDecodeError as error:
-        raise web.HTTPBadRequest(reason="the body is no JSON") from error
-    if not isinstance(content, dict):
-        raise web.HTTPBadRequest(reason="the body is no JSON object")
-    return content
-
-
-def _day(text: str | None) -> date:
-    try:
-        return date.fromisoformat(text or "")
-    except ValueError as error:
-        raise web.HTTPBadRequest(reason="a date is written YYYY-MM-DD") from error
+def _route_of(request: web.Request) -> str:
+    """Give the path as declared: what was written into it is nobody's business in a log."""
+    resource = request.match_info.route.resource
+    return resource.canonical if resource is not None else "(unknown route)"
 
 
 def _response(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, content_type="application/json")
 
 
-def _drop(request: web.Request) -> web.StreamResponse:
-    """Close the connection without an answer."""
+def _failed(fault: Fault) -> web.Response:
+    status = fault.status or 500
+    return _response(Answer.error(_CODE_OF_FAULT.get(status, "internal_error"), status=status))
+
+
+def _drop(request: web.Request) -> web.Response:
+    """Close the connection; the answer given here goes nowhere."""
     if request.transport is not None:
         request.transport.abort()
-    return web.Response(status=503)
+    return _response(Answer.error("unavailable"))

@@ -1,72 +1,93 @@
 """The sandbox's adapter: its HTTP in the contract's words.
 
-Belongs here: encoding, calling, and reading answers. Does not belong here: retrying, the ledger.
+Belongs here: encoding, calling once, saying exactly what an answer or its absence means. Does not belong here:
+retrying, the ledger, what a report's lines mean.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date, timedelta
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import orjson
-import pandas as pd
 
 from payments_pipeline.domain.errors import (
+    ConfigurationError,
     PayoutOutcomeUnknownError,
     PayoutRejectedError,
     ProcessorUnavailableError,
 )
-from payments_pipeline.domain.schemas import SETTLEMENT_REPORTS
 from payments_pipeline.processors.base import (
     Acknowledgement,
     Capabilities,
     LookUp,
     LookUpStatus,
+    PayoutKeyConflictError,
     PayoutRequest,
     ReportDigest,
     SettlementReport,
 )
+from payments_pipeline.processors.sandbox.reports import UnreadableReportError, read_digests, read_report
 
 NAME = "sandbox"
-_CAPABILITIES = Capabilities(
+CAPABILITIES = Capabilities(
     key_lifetime=timedelta(hours=24), max_concurrency=64, requests_per_second=10_000, timeout_s=15.0
 )
-#: The processor says that it did nothing: the same bytes may be sent again.
-_NOT_ACCEPTED = (429, 503)
+#: The processor's own answers that say that nothing was done and that a resend may fare better.
+_NOT_NOW = {401, 403, 404, 405, 429, 503}
+#: Those that say that the request itself is refused for good.
+_REFUSED = {400, 402, 413, 422}
 
 
 class SandboxProcessor:
     """One sandbox processor.
 
-    Attributes:
-        url: its address.
-        api_key: bearer key; never logged.
-        timeout_s: seconds after which a call counts as unanswered.
+    What a submission's end means:
+
+    | what happened | error |
+    | --- | --- |
+    | no connection, or none free in time: no byte was sent | ProcessorUnavailableError |
+    | 401, 403, 404, 405, 429, 503 with the processor's error | ProcessorUnavailableError |
+    | 400, 402, 413, 422 with the processor's error | PayoutRejectedError |
+    | 409 | PayoutKeyConflictError |
+    | anything else: time is up, connection lost, other status, an answer that is not the processor's own (a gateway's
+      503 may come after the request was passed on) | PayoutOutcomeUnknownError |
     """
 
     name = NAME
 
-    def __init__(self, url: str, api_key: str, timeout_s: float = _CAPABILITIES.timeout_s) -> None:
-        self._url = url
+    def __init__(self, url: str, api_key: str, timeout_s: float = CAPABILITIES.timeout_s) -> None:
+        """Name a processor; nothing is opened.
+
+        Args:
+            url: its address, without `/v1`.
+            api_key: bearer key; never logged.
+            timeout_s: seconds after which a call counts as unanswered.
+
+        Raises:
+            ConfigurationError: the address or the key cannot be used.
+        """
+        self._url = _address(url)
+        if not api_key.isascii() or not api_key.isprintable() or not api_key or " " in api_key:
+            fault = "holds what no header may hold" if api_key else "is not set"
+            raise ConfigurationError(f"PAYMENTS_PROCESSOR_KEY: the API key of {NAME} {fault}. Nothing was sent.")
         self._headers = {"Authorization": f"Bearer {api_key}", "Content-Type": "application/json"}
-        self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
-        self.capabilities = Capabilities(
-            key_lifetime=_CAPABILITIES.key_lifetime,
-            max_concurrency=_CAPABILITIES.max_concurrency,
-            requests_per_second=_CAPABILITIES.requests_per_second,
-            timeout_s=timeout_s,
-        )
+        self.capabilities = replace(CAPABILITIES, timeout_s=timeout_s)
 
     async def __aenter__(self) -> Self:
-        """Open connections."""
+        """Open connections: as many as calls may be under way at once."""
+        timeout_s = self.capabilities.timeout_s
         self._session = aiohttp.ClientSession(
-            self._url,
             headers=self._headers,
             connector=aiohttp.TCPConnector(limit=self.capabilities.max_concurrency),
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=min(5.0, self._timeout_s)),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            # A connection that takes long fails by its own error, which says that nothing was sent.
+            timeout=aiohttp.ClientTimeout(total=timeout_s, connect=min(5.0, timeout_s / 2)),
         )
         return self
 
@@ -93,37 +114,24 @@ class SandboxProcessor:
         )
 
     async def submit(self, body: bytes, idempotency_key: str) -> Acknowledgement:
-        """Send once; every doubt is `PayoutOutcomeUnknownError`."""
+        """Send once; see the class for what each end means."""
         what = f"{self.name}: key {idempotency_key}"
         try:
-            async with self._open().post(
-                "/v1/payments", data=body, headers={"Idempotency-Key": idempotency_key}
+            # A redirect is not followed: it would be a second attempt, of another request.
+            async with self._opened().post(
+                f"{self._url}/v1/payments",
+                data=body,
+                headers={"Idempotency-Key": idempotency_key},
+                allow_redirects=False,
             ) as response:
                 status, content = response.status, await response.read()
-        except aiohttp.ClientConnectorError as error:
-            raise ProcessorUnavailableError(f"{what}: no connection ({error}). Nothing was sent.") from error
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            raise ProcessorUnavailableError(f"{what}: no connection ({_words(error)}). Nothing was sent.") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PayoutOutcomeUnknownError(
-                f"{what}: no answer ({type(error).__name__}). It may have been carried out; it is looked up, not re-sent."
+                f"{what}: no answer ({_words(error)}). It may have been carried out; it is looked up, not sent again."
             ) from error
-        if status in _NOT_ACCEPTED:
-            raise ProcessorUnavailableError(f"{what}: answered {status}. Nothing was accepted.")
-        answer = _object(content)
-        if answer is None or status >= 500:
-            raise PayoutOutcomeUnknownError(
-                f"{what}: answered {status} with what cannot be relied on. It may have been carried out; it is looked up."
-            )
-        if status in (200, 201) and isinstance(answer.get("id"), str):
-            return Acknowledgement(answer["id"])
-        code, message = _error(answer)
-        if status in (401, 403):
-            raise ProcessorUnavailableError(f"{what}: the API key is refused ({code}). Nothing was accepted.")
-        if status == 409 or code == "":
-            # Something was done under this key that we did not ask for: money may have moved under it.
-            raise PayoutOutcomeUnknownError(
-                f"{what}: answered {status} ({code or 'no code'}): the key stands for another request. It is looked up."
-            )
-        raise PayoutRejectedError(f"{what}: rejected, {code}: {message}. No money moved.", code=code)
+        return _acknowledged(what, status, content)
 
     async def look_up(self, idempotency_key: str) -> LookUp:
         """Ask what became of a key."""
@@ -131,78 +139,102 @@ class SandboxProcessor:
         code, message = _error(answer)
         if status == 404 and code == "never_seen":
             return LookUp(LookUpStatus.NEVER_SEEN)
-        if answer.get("status") == "accepted":
-            return LookUp(LookUpStatus.ACCEPTED, processor_reference=str(answer["id"]))
-        if answer.get("status") == "rejected":
-            return LookUp(LookUpStatus.REJECTED, code=code, message=message)
-        raise ProcessorUnavailableError(f"{self.name}: look-up of key {idempotency_key} answered {status}, {code}.")
+        reference, sha256 = answer.get("id"), answer.get("body_sha256")
+        if status == 200 and isinstance(sha256, str):
+            if answer.get("status") == "accepted" and isinstance(reference, str):
+                return LookUp(LookUpStatus.ACCEPTED, processor_reference=reference, request_sha256=sha256)
+            if answer.get("status") == "rejected" and code:
+                return LookUp(LookUpStatus.REJECTED, code=code, message=message, request_sha256=sha256)
+        raise ProcessorUnavailableError(
+            f"{self.name}: the look-up of key {idempotency_key} answered {status} ({code or 'no code'}). "
+            "Nothing is known of it; ask again."
+        )
 
     async def report_digests(self, first: date, last: date) -> list[ReportDigest]:
         """List the reports of a range of dates, empty ones left out."""
-        status, answer = await self._get("/v1/reports", {"from": first.isoformat(), "to": last.isoformat()})
-        if "reports" not in answer:
-            raise ProcessorUnavailableError(
-                f"{self.name}: the list of reports answered {status}. Nothing was taken in."
-            )
-        return [
-            ReportDigest(date.fromisoformat(row["date"]), row["entry_count"], row["digest"])
-            for row in answer["reports"]
-        ]
+        what = f"{self.name}: the list of reports from {first} to {last}"
+        answer = await self._get_report("/v1/reports", {"from": first.isoformat(), "to": last.isoformat()}, what)
+        try:
+            return read_digests(answer)
+        except UnreadableReportError as error:
+            raise ProcessorUnavailableError(f"{what} cannot be read: {error}. Nothing was taken in.") from error
 
     async def report(self, report_date: date) -> SettlementReport:
         """Fetch one date's report."""
-        status, answer = await self._get(f"/v1/reports/{report_date.isoformat()}", {})
-        if "entries" not in answer:
-            raise ProcessorUnavailableError(
-                f"{self.name}: the report of {report_date} answered {status}. Nothing was taken in."
-            )
-        entries = pd.DataFrame(answer["entries"], columns=list(_ENTRY_FIELDS)).rename(columns=_ENTRY_FIELDS)
-        lines = entries.assign(
-            processor=self.name,
-            report_date=pd.Series([date.fromisoformat(text) for text in entries["report_date"]], dtype=object),
-            amount_minor=entries["amount_minor"].astype("int64"),
-            occurred_at=pd.to_datetime(entries["occurred_at"], utc=True).astype("datetime64[us, UTC]"),
-        )
-        balances = pd.DataFrame(answer["balances"], columns=["currency", "opening_minor", "closing_minor"])
-        return SettlementReport(
-            report_date,
-            answer["digest"],
-            lines[SETTLEMENT_REPORTS.names],
-            balances.astype({"opening_minor": "int64", "closing_minor": "int64"}),
-        )
+        what = f"{self.name}: the report of {report_date}"
+        answer = await self._get_report(f"/v1/reports/{report_date.isoformat()}", {}, what)
+        try:
+            return read_report(answer, self.name, report_date)
+        except UnreadableReportError as error:
+            raise ProcessorUnavailableError(f"{what} cannot be read: {error}. Nothing was taken in.") from error
 
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the processor is used outside its `async with`")
-        return self._session
+    async def _get_report(self, path: str, query: dict[str, str], what: str) -> dict[str, Any]:
+        status, answer = await self._get(path, query)
+        if status != 200:
+            raise ProcessorUnavailableError(f"{what} answered {status} ({_error(answer)[0]}). Nothing was taken in.")
+        return answer
 
     async def _get(self, path: str, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
+        # Reports may be long: each piece must come in time, not the whole.
+        timeout_s = self.capabilities.timeout_s
+        patience = aiohttp.ClientTimeout(total=None, connect=min(5.0, timeout_s / 2), sock_read=timeout_s)
         try:
-            async with self._open().get(path, params=query) as response:
+            async with self._opened().get(
+                f"{self._url}{path}",
+                params=query,
+                timeout=patience,
+                allow_redirects=False,
+            ) as response:
                 status, content = response.status, await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ProcessorUnavailableError(
-                f"{self.name}: {path} gave no answer ({type(error).__name__}: {error}). Nothing is known; ask again."
+                f"{self.name}: {path} gave no answer ({_words(error)}). Nothing is known; ask again."
             ) from error
         answer = _object(content)
         if answer is None:
             raise ProcessorUnavailableError(f"{self.name}: {path} answered {status} with no JSON object; ask again.")
         return status, answer
 
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError(f"{self.name} is used outside its `async with`")
+        return self._session
 
-#: The sandbox's fields and the contract's.
-_ENTRY_FIELDS = {
-    "entry_reference": "entry_reference",
-    "report_date": "report_date",
-    "kind": "kind",
-    "idempotency_key": "idempotency_key",
-    "payment_id": "processor_reference",
-    "subject": "subject",
-    "amount_minor": "amount_minor",
-    "currency": "currency",
-    "reason": "reason",
-    "occurred_at": "occurred_at",
-}
+
+def _acknowledged(what: str, status: int, content: bytes) -> Acknowledgement:
+    """Read the answer to a submission; whatever leaves a doubt is an unknown outcome."""
+    answer = _object(content) or {}
+    reference = answer.get("id")
+    if status in (200, 201) and isinstance(reference, str) and reference:
+        return Acknowledgement(reference)
+    code, message = _error(answer)
+    if status == 409:
+        raise PayoutKeyConflictError(
+            f"{what}: the processor has another request under this key ({code or 'no code'}). Nothing was done with "
+            "ours; money may have moved under the key. It is looked up, not sent again."
+        )
+    if code and status in _NOT_NOW:
+        raise ProcessorUnavailableError(f"{what}: answered {status}, {code}: {message}. Nothing was accepted.")
+    if code and status in _REFUSED:
+        raise PayoutRejectedError(f"{what}: rejected, {code}: {message}. No money moved.", code=code)
+    raise PayoutOutcomeUnknownError(
+        f"{what}: answered {status} ({code or 'nothing that can be read'}). It may have been carried out; it is looked "
+        "up, not sent again."
+    )
+
+
+def _address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or parts.username is not None or parts.query or parts.fragment:
+        raise ConfigurationError(
+            f"PAYMENTS_PROCESSOR_URL: {NAME} needs an address such as http://127.0.0.1:4010, without a login. "
+            "Nothing was sent."
+        )
+    return url.rstrip("/")
 
 
 def _object(content: bytes) -> dict[str, Any] | None:
@@ -214,5 +246,12 @@ def _object(content: bytes) -> dict[str, Any] | None:
 
 
 def _error(answer: dict[str, Any]) -> tuple[str, str]:
+    """Give code and message of the processor's own error; empty where there is none."""
     error = answer.get("error")
-    return (str(error.get("code", "")), str(error.get("message", ""))) if isinstance(error, dict) else ("", "")
+    if not isinstance(error, dict) or not isinstance(error.get("code"), str):
+        return "", ""
+    return error["code"], str(error.get("message", ""))
+
+
+def _words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -1,0 +1,157 @@
+"""The sandbox's reports as frames of the contract.
+
+Belongs here: fields, types, what makes a report unreadable. Does not belong here: fetching it, what its lines mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import date
+from typing import Any
+
+import pandas as pd
+
+from payments_pipeline.domain.money import EXPONENTS
+from payments_pipeline.domain.schemas import SETTLEMENT_REPORTS
+from payments_pipeline.processors.base import ReportDigest, SettlementReport
+
+#: The sandbox's name of each column of `SETTLEMENT_REPORTS` that a line brings with it.
+_FIELDS = {
+    "entry_reference": "entry_reference",
+    "report_date": "report_date",
+    "kind": "kind",
+    "idempotency_key": "idempotency_key",
+    "processor_reference": "payment_id",
+    "subject": "subject",
+    "amount_minor": "amount_minor",
+    "currency": "currency",
+    "reason": "reason",
+    "occurred_at": "occurred_at",
+}
+_KINDS = ("failed", "fee", "funding", "other", "returned", "settled")
+_BALANCES = ("currency", "opening_minor", "closing_minor")
+
+
+class UnreadableReportError(Exception):
+    """A report is not of the declared form; its text says what is wrong."""
+
+
+def read_digests(answer: Mapping[str, Any]) -> list[ReportDigest]:
+    """Read the list of reports.
+
+    Raises:
+        UnreadableReportError: it is not of the declared form.
+    """
+    rows = _frame(answer.get("reports"), ("date", "entry_count", "digest"), "reports")
+    _whole(rows["entry_count"], "entry_count")
+    _text(rows["digest"], "digest")
+    days = _dates(rows["date"], "date")
+    return [ReportDigest(*row) for row in zip(days, rows["entry_count"].tolist(), rows["digest"], strict=True)]
+
+
+def read_report(answer: Mapping[str, Any], processor: str, report_date: date) -> SettlementReport:
+    """Read one date's report.
+
+    Args:
+        answer: the JSON object.
+        processor: name for the lines' column of that name.
+        report_date: the date asked for; the report and each of its lines must be of it.
+
+    Raises:
+        UnreadableReportError: it is not of the declared form; nothing of it is given.
+    """
+    entries = _frame(answer.get("entries"), tuple(_FIELDS.values()), "entries")
+    entries = entries.rename(columns={theirs: ours for ours, theirs in _FIELDS.items()})
+    digest = answer.get("digest")
+    if answer.get("date") != report_date.isoformat() or not isinstance(digest, str):
+        raise UnreadableReportError(f"it is not the report of {report_date} with its digest")
+    if not (entries["report_date"] == report_date.isoformat()).all():
+        raise UnreadableReportError(f"it holds entries of other dates than {report_date}")
+    _among(entries["kind"], _KINDS, "kind")
+    lines = pd.DataFrame(
+        {
+            "processor": pd.Categorical([processor] * len(entries), [processor] if len(entries) else []),
+            "entry_reference": _text(entries["entry_reference"], "entry_reference"),
+            "report_date": pd.Series([report_date] * len(entries), dtype=object),
+            "kind": _category(entries["kind"]),
+            "idempotency_key": _text_or_none(entries["idempotency_key"], "idempotency_key"),
+            "processor_reference": _text_or_none(entries["processor_reference"], "payment_id"),
+            "subject": _text_or_none(entries["subject"], "subject"),
+            "amount_minor": _whole(entries["amount_minor"], "amount_minor"),
+            "currency": _category(_currencies(entries["currency"])),
+            "reason": _text_or_none(entries["reason"], "reason"),
+            "occurred_at": _instants(entries["occurred_at"]),
+        }
+    )
+    balances = _frame(answer.get("balances"), _BALANCES, "balances")
+    held = pd.DataFrame(
+        {
+            "currency": _currencies(balances["currency"]),
+            "opening_minor": _whole(balances["opening_minor"], "opening_minor"),
+            "closing_minor": _whole(balances["closing_minor"], "closing_minor"),
+        }
+    )
+    return SettlementReport(report_date, digest, lines[SETTLEMENT_REPORTS.names], held)
+
+
+def _frame(rows: object, columns: tuple[str, ...], name: str) -> pd.DataFrame:
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UnreadableReportError(f"{name} is no list of objects")
+    frame = pd.DataFrame(rows, dtype=object if not rows else None)
+    missing = [column for column in columns if rows and column not in frame]
+    if missing:
+        raise UnreadableReportError(f"{name} are without {', '.join(missing)}")
+    return frame.reindex(columns=list(columns))
+
+
+def _whole(values: pd.Series, name: str) -> pd.Series:
+    """Admit whole numbers alone: a float, a bool or what is beyond 63 bits gets another dtype."""
+    if len(values) and values.dtype != "int64":
+        raise UnreadableReportError(f"{name} holds what is no whole number within 63 bits")
+    return values.astype("int64")
+
+
+def _text(values: pd.Series, name: str) -> pd.Series:
+    if values.isna().any():
+        raise UnreadableReportError(f"{name} is missing in an entry")
+    return _text_or_none(values, name)
+
+
+def _text_or_none(values: pd.Series, name: str) -> pd.Series:
+    given = values.dropna()
+    if len(given) and (pd.api.types.infer_dtype(given) != "string" or given.eq("").any()):
+        raise UnreadableReportError(f"{name} holds what is no text")
+    texts = values.to_numpy(object, copy=True)
+    texts[values.isna().to_numpy()] = None
+    return pd.Series(texts, index=values.index, dtype=object)
+
+
+def _among(values: pd.Series, known: Iterable[str], name: str) -> pd.Series:
+    strange = values[~_text(values, name).isin(list(known))]
+    if len(strange):
+        raise UnreadableReportError(f"{name} {strange.iloc[0]!r} is not known")
+    return values.astype(object)
+
+
+def _currencies(values: pd.Series) -> pd.Series:
+    return _among(values, EXPONENTS, "currency")
+
+
+def _category(values: pd.Series) -> pd.Categorical:
+    """Give a column of few words as the schema declares it: dictionary-encoded, in byte order."""
+    return pd.Categorical(values, categories=sorted(values.unique()))
+
+
+def _dates(values: pd.Series, name: str) -> list[date]:
+    try:
+        return [date.fromisoformat(text) for text in _text(values, name)]
+    except ValueError as error:
+        raise UnreadableReportError(f"{name} holds what is no date") from error
+
+
+def _instants(values: pd.Series) -> pd.Series:
+    try:
+        instants = pd.to_datetime(_text(values, "occurred_at"), format="%Y-%m-%dT%H:%M:%S%z", utc=True)
+    except ValueError as error:
+        raise UnreadableReportError("occurred_at holds what is no instant") from error
+    return instants.astype("datetime64[us, UTC]")
