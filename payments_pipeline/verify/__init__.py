@@ -1,0 +1,66 @@
+"""`verify`: recomputes the rules from what is stored, with SQL and code of its own.
+
+Belongs here: running rules and saying how they fared. Does not belong here: any code that wrote what is checked; a test
+holds that none of it is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import psycopg
+
+from payments_pipeline.settings import Settings
+from payments_pipeline.storage.objects import ObjectStore, open_store
+from payments_pipeline.storage.postgres import connect
+from payments_pipeline.verify.files import FILE_RULES
+from payments_pipeline.verify.tables import TABLE_RULES
+
+#: Breaches named; the rest are counted.
+SHOWN = 20
+Found = tuple[int, list[str]]
+TableRule = Callable[[psycopg.Connection], Found]
+FileRule = Callable[[psycopg.Connection, ObjectStore, Settings], Found]
+
+
+@dataclass(frozen=True)
+class RuleResult:
+    """How a rule fared.
+
+    Attributes:
+        rule: in words.
+        ok: nothing breaks it.
+        checked: records looked at.
+        breaches: each names the record, the amounts and what to do; at most SHOWN, then how many more.
+    """
+
+    rule: str
+    ok: bool
+    checked: int
+    breaches: tuple[str, ...]
+
+
+def verify(database_url: str, settings: Settings) -> Iterator[RuleResult]:
+    """Check every rule, one after the other.
+
+    Args:
+        database_url: business database.
+        settings: where assets and reference data are stored.
+    """
+    store = open_store(settings.storage)
+    with connect(database_url) as connection, connection.transaction():
+        # One moment of all tables: a run that writes meanwhile is no breach.
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        for rule, query in TABLE_RULES.items():
+            yield _result(rule, query.check(connection))
+        for rule, check in FILE_RULES.items():
+            yield _result(rule, check(connection, store, settings))
+
+
+def _result(rule: str, found: Found) -> RuleResult:
+    checked, breaches = found
+    shown = tuple(breaches[:SHOWN])
+    if len(breaches) > SHOWN:
+        shown += (f"… and {len(breaches) - SHOWN} more",)
+    return RuleResult(rule, not breaches, checked, shown)
