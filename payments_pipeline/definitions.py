@@ -27,7 +27,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
         resource_overrides: resources by key that replace the ones settings name; for tests.
     """
     match_days = match_day_partitions(settings)
-    jobs = build_jobs(match_days)
+    jobs = build_jobs()
     return dg.Definitions(
         assets=[
             build(match_days)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 
 import aiohttp
@@ -24,11 +24,10 @@ from payments_pipeline.printing import rule_line, tables
 from payments_pipeline.settings import Settings
 from payments_pipeline.verify import verify
 
-FIRST_DAY = date(2025, 8, 15)
 MATCH_DAYS = 7
 #: Days after the last match day: what was sent is settled on the first, what comes back does so by the last.
 SETTLING_DAYS = 4
-#: Marks landing and reference folders as the demo's own.
+#: Marks the landing folder as the demo's own, and keeps the season's first day: a second demo plays the same season.
 MARKER = ".sample_season"
 
 OpenRuns = Callable[[Settings], AbstractContextManager[tuple[DayRuns, Settings, Endpoints]]]
@@ -46,7 +45,8 @@ def run_demo(settings: Settings, *, seed: int, day_runs: OpenRuns, show: Callabl
     Raises:
         ConfigurationError: the landing zone or reference data is somebody else's; nothing was written.
     """
-    season = _prepare(settings, seed)
+    yesterday = datetime.now(settings.zone).date() - timedelta(days=1)
+    season = _prepare(settings, seed, yesterday - timedelta(days=MATCH_DAYS + SETTLING_DAYS - 1))
     click.echo(f"Sample season: {season.summary}", err=True)
     with day_runs(settings) as (runs, found, endpoints):
         last = season.days[-1] + timedelta(days=SETTLING_DAYS)
@@ -77,21 +77,25 @@ def run_demo(settings: Settings, *, seed: int, day_runs: OpenRuns, show: Callabl
     return 1 if broken or failed else 0
 
 
-def _prepare(settings: Settings, seed: int) -> SampleSeason:
+def _prepare(settings: Settings, seed: int, first_day: date) -> SampleSeason:
+    """Write the season, so that its last settling day is yesterday and no day since was missed."""
     if settings.landing_url or settings.reference_url:
         raise ConfigurationError(
             "the demo brings its own data: unset PAYMENTS_LANDING_URL and PAYMENTS_REFERENCE_URL. Nothing was written."
         )
     landing, reference = Path(settings.landing), Path(settings.reference)
-    for folder in (landing, reference):
-        if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
-            raise ConfigurationError(
-                f"{folder} holds data that the demo did not write. Nothing was written. Set PAYMENTS_HOME to a folder "
-                "of the demo's own."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / MARKER).touch()
-    return write_sample_season(landing, reference, first_day=FIRST_DAY, match_days=MATCH_DAYS, seed=seed)
+    marker = landing / MARKER
+    if marker.exists():
+        first_day = date.fromisoformat(marker.read_text("utf-8").strip())
+    elif any(folder.exists() and any(folder.iterdir()) for folder in (landing, reference)):
+        raise ConfigurationError(
+            f"{landing} or {reference} holds data that the demo did not write. Nothing was written. Set PAYMENTS_HOME "
+            "to a folder of the demo's own."
+        )
+    else:
+        landing.mkdir(parents=True, exist_ok=True)
+        marker.write_text(f"{first_day}\n", "utf-8")
+    return write_sample_season(landing, reference, first_day=first_day, match_days=MATCH_DAYS, seed=seed)
 
 
 def _fund(settings: Settings, endpoints: Endpoints, day: date) -> None:

@@ -12,20 +12,18 @@ TAKE_REPORT_IN = "take_report_in"
 SETTLEMENT_ASSETS = ("settlement_reports", "settlement_records", "reconciliation")
 
 
-def build_jobs(match_days: dg.PartitionsDefinition) -> list[Any]:  # what define_asset_job gives has no public name
+def build_jobs() -> list[Any]:  # what define_asset_job gives has no public name
     """Build the jobs. Steps run in one process: eight steps cost 0.4 s so, and 14 s with a process each."""
     return [
         dg.define_asset_job(
             DAILY,
             selection=dg.AssetSelection.all(),
-            partitions_def=match_days,
             executor_def=dg.in_process_executor,
             description="A match day from landing files to reconciliation.",
         ),
         dg.define_asset_job(
             TAKE_REPORT_IN,
             selection=dg.AssetSelection.assets(*SETTLEMENT_ASSETS),
-            partitions_def=match_days,
             executor_def=dg.in_process_executor,
             description="Takes a date's report in again after it has grown; only new lines are posted.",
         ),

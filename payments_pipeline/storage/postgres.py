@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ class Lock(IntEnum):
 
 #: Connections that this process keeps, by address; one that is unused for long is closed.
 _POOLS: dict[str, ConnectionPool[psycopg.Connection]] = {}
+_MAKING_A_POOL = threading.Lock()
 _MOST_CONNECTIONS = 8
 _IDLE_S = 60.0
 _WAIT_S = 15.0
@@ -90,8 +92,14 @@ def close_connections() -> None:
 
 
 def _pool(url: str) -> ConnectionPool[psycopg.Connection]:
-    if url not in _POOLS:
-        _POOLS[url] = ConnectionPool(
+    with _MAKING_A_POOL:
+        if url not in _POOLS:
+            _POOLS[url] = _new_pool(url)
+        return _POOLS[url]
+
+
+def _new_pool(url: str) -> ConnectionPool[psycopg.Connection]:
+        pool = ConnectionPool(
             url,
             min_size=0,
             max_size=_MOST_CONNECTIONS,
@@ -110,8 +118,8 @@ def _pool(url: str) -> ConnectionPool[psycopg.Connection]:
                 f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
             },
         )
-        atexit.register(_POOLS[url].close)
-    return _POOLS[url]
+        atexit.register(pool.close)
+    return pool
 
 
 def _give_locks_back(connection: psycopg.Connection) -> None:

@@ -1,13 +1,14 @@
 """Input that cannot be used: the day stops before anything is posted, in one clear message, and is repaired."""
 
+from datetime import date
 from pathlib import Path
 
 import pytest
 from home import Home
 
-from payments_pipeline.demo import FIRST_DAY
 from payments_pipeline.local.sample_data import write_sample_season
 
+FIRST_DAY = date(2025, 8, 15)
 DAY = FIRST_DAY.isoformat()
 
 
