@@ -20,8 +20,8 @@ from payments_pipeline.local.sandbox.server import Server
 from payments_pipeline.local.sandbox.tokens import WORDS
 
 HOST = "127.0.0.1"
-#: What is under way when it is told to stop has this long to end.
-_LAST_ANSWERS_S = 0.5
+#: What is under way when it is told to stop has this long to end, and as long again to take its end in.
+_LAST_ANSWERS_S = 0.2
 
 
 def main() -> int:

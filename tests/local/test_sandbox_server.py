@@ -1,0 +1,436 @@
+"""The sandbox's process over HTTP: keys under concurrency, faults, limits, the clock, what it logs, how it stops."""
+
+import asyncio
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from http.client import BadStatusLine, HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+from sandbox_process import API_KEY, SandboxProcess, payment, running_sandbox
+
+from payments_pipeline.local.sandbox.answers import CODES, LARGEST_BODY
+from payments_pipeline.local.sandbox.faults import KINDS
+from payments_pipeline.local.sandbox.tokens import WORDS
+
+DOCS = Path(__file__).parents[2] / "docs" / "reference" / "sandbox.md"
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SandboxProcess]:
+    with running_sandbox(tmp_path_factory.mktemp("sandbox")) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def sandbox(process: SandboxProcess) -> SandboxProcess:
+    process.behave()
+    process.call("DELETE", "/v1/test_helpers/today")
+    return process
+
+
+def times_carried_out(sandbox: SandboxProcess, key: str) -> int:
+    return sum(row["idempotency_key"] == key for row in sandbox.executed())
+
+
+async def post_all(sandbox: SandboxProcess, posts: list[tuple[str, bytes]]) -> list[tuple[int, bytes]]:
+    headers = {"Authorization": f"Bearer {API_KEY}"}
+    async with aiohttp.ClientSession(sandbox.url, headers=headers) as session:
+
+        async def post(key: str, body: bytes) -> tuple[int, bytes]:
+            async with session.post("/v1/payments", data=body, headers={"Idempotency-Key": key}) as response:
+                return response.status, await response.read()
+
+        return await asyncio.gather(*(post(key, body) for key, body in posts))
+
+
+# Keys
+
+
+def test_of_many_different_bodies_at_once_under_one_key_one_is_paid_and_the_others_are_told(
+    sandbox: SandboxProcess,
+) -> None:
+    bodies = [orjson.dumps(payment(amount_minor=1 + number % 5)) for number in range(100)]
+    answers = asyncio.run(post_all(sandbox, [("race", body) for body in bodies]))
+    [paid] = [row for row in sandbox.executed() if row["idempotency_key"] == "race"]
+    for body, (status, content) in zip(bodies, answers, strict=True):
+        answer = orjson.loads(content)
+        if orjson.loads(body)["amount_minor"] == paid["amount_minor"]:
+            assert (status, answer["id"]) == (201, paid["id"])
+        else:
+            assert (status, answer["error"]["code"]) == (409, "idempotency_key_reuse")
+
+
+def test_many_keys_at_once_each_several_times_pay_each_key_once(sandbox: SandboxProcess) -> None:
+    keys = [f"many-{number}" for number in range(200)]
+    body = orjson.dumps(payment())
+    answers = asyncio.run(post_all(sandbox, [(key, body) for key in keys * 3]))
+    assert {status for status, _ in answers} == {201}
+    assert len({content for _, content in answers}) == len(keys)
+    counted = Counter(row["idempotency_key"] for row in sandbox.executed())
+    assert {counted[key] for key in keys} == {1}
+
+
+def test_equal_content_in_other_bytes_is_another_body(sandbox: SandboxProcess) -> None:
+    content = payment()
+    assert sandbox.call("POST", "/v1/payments", orjson.dumps(content), key="bytes")[0] == 201
+    spaced = orjson.dumps(content, option=orjson.OPT_INDENT_2)
+    assert sandbox.call("POST", "/v1/payments", spaced, key="bytes")[0] == 409
+
+
+def test_an_expired_key_is_new_and_pays_a_second_time(tmp_path: Path) -> None:
+    with running_sandbox(tmp_path, "--key-lifetime-s", "0.3") as sandbox:
+        first = sandbox.pay("short-lived")
+        assert sandbox.pay("short-lived") == first
+        time.sleep(0.4)
+        assert sandbox.call("GET", "/v1/payments?idempotency_key=short-lived")[1]["error"]["code"] == "never_seen"
+        second = sandbox.pay("short-lived")
+        assert (first[0], second[0]) == (201, 201)
+        assert first[1]["id"] != second[1]["id"]
+        assert len(sandbox.executed()) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"direction": "sideways"}, "invalid_direction"),
+        ({"amount_minor": 0}, "invalid_amount"),
+        ({"amount_minor": -5}, "invalid_amount"),
+        ({"amount_minor": 10**15 + 1}, "invalid_amount"),
+        ({"amount_minor": 1.0}, "invalid_request"),
+        ({"amount_minor": True}, "invalid_request"),
+        ({"amount_minor": "5"}, "invalid_request"),
+        ({"currency": "GBX"}, "unknown_currency"),
+        ({"currency": "gbp"}, "unknown_currency"),
+        ({"currency": "XAU"}, "unknown_currency"),
+        ({"token": "club 1"}, "invalid_token"),
+        ({"token": "tok_test_explode"}, "invalid_token"),
+        ({"token": None}, "invalid_request"),
+        ({"execute_on": "20240302"}, "invalid_date"),
+        ({"execute_on": "2024-02-30"}, "invalid_date"),
+        ({"execute_on": "1969-12-31"}, "invalid_date"),
+        ({"execute_on": "2999-12-31", "token": "tok_test_return_1d"}, "invalid_date"),
+        ({"reference": ""}, "invalid_reference"),
+        ({"reference": "r" * 256}, "invalid_reference"),
+        ({"memo": "extra"}, "invalid_request"),
+        ({"token": "tok_test_decline_3"}, "account_closed"),
+    ],
+)
+def test_what_cannot_be_carried_out_is_refused_with_its_code_and_stays_refused(
+    sandbox: SandboxProcess, fields: dict[str, Any], code: str
+) -> None:
+    key = re.sub(r"[^a-z0-9]", "-", f"refused {fields} {code}".lower())[:250]
+    status, answer = sandbox.pay(key, **fields)
+    assert (status, answer["error"]["code"]) == (CODES[code][0], code)
+    assert answer["error"]["message"]
+    assert sandbox.pay(key, **fields) == (status, answer)
+    looked_up = sandbox.get(f"/v1/payments?idempotency_key={key}")
+    assert (looked_up["status"], looked_up["error"]) == ("rejected", answer["error"])
+    assert sandbox.pay(key)[1]["error"]["code"] == "idempotency_key_reuse"
+    assert times_carried_out(sandbox, key) == 0
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b'"text"', b"\xff\xfe", b"{}", b'{"amount_minor": NaN}'])
+def test_a_body_that_is_no_request_is_refused(sandbox: SandboxProcess, body: bytes) -> None:
+    status, answer = sandbox.call("POST", "/v1/payments", body, key=f"body-{body.hex()}")
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+
+
+@pytest.mark.parametrize("key", [None, "", "k" * 256, "two words", "clé"])
+def test_a_payment_without_a_usable_key_is_refused(sandbox: SandboxProcess, key: str | None) -> None:
+    before = len(sandbox.executed())
+    status, answer = sandbox.call("POST", "/v1/payments", payment(), key=key)
+    assert (status, answer["error"]["code"]) == (400, "idempotency_key_missing")
+    assert len(sandbox.executed()) == before
+
+
+def test_a_fundings_key_never_stands_for_a_payments(sandbox: SandboxProcess) -> None:
+    sandbox.fund("shared", 500, "2024-01-05")
+    assert sandbox.call("GET", "/v1/payments?idempotency_key=shared")[0] == 404
+    assert sandbox.pay("shared")[0] == 201
+    sandbox.fund("shared", 500, "2024-01-05")
+    assert [entry["amount_minor"] for entry in sandbox.entries("2024-01-05")] == [500]
+
+
+# The clock and reports
+
+
+def test_a_payment_of_a_later_date_is_carried_out_when_that_date_comes(sandbox: SandboxProcess) -> None:
+    sandbox.set_today("2031-05-01")
+    status, answer = sandbox.pay("later", execute_on="2031-05-02", token="tok_test_return_2d", currency="JPY")
+    assert status == 201
+    path = f"/v1/payments/{answer['id']}"
+    states = []
+    for day in ("2031-05-01", "2031-05-02", "2031-05-03", "2031-05-04"):
+        sandbox.set_today(day)
+        listed = sandbox.get("/v1/reports?from=2031-05-01&to=2031-05-31")["reports"]
+        closing = {row["currency"]: row["closing_minor"] for row in sandbox.get("/v1/reports/2031-05-31")["balances"]}
+        states.append((sandbox.get(path)["status"], len(listed), closing.get("JPY", 0)))
+    assert states == [("scheduled", 0, 0), ("settled", 1, -12_345), ("settled", 1, -12_345), ("returned", 2, 0)]
+
+
+def test_a_past_report_that_grows_changes_its_own_digest_alone(sandbox: SandboxProcess) -> None:
+    for number, day in enumerate(("2024-09-01", "2024-09-02", "2024-09-03")):
+        sandbox.pay(f"grow-{number}", execute_on=day)
+    listing = "/v1/reports?from=2024-09-01&to=2024-09-30"
+    before = sandbox.get(listing)["reports"]
+    old = sandbox.get("/v1/reports/2024-09-02")
+    sandbox.pay("grow-late", execute_on="2024-09-02", amount_minor=5)
+    after = sandbox.get(listing)["reports"]
+    assert [row["digest"] for row in before][0::2] == [row["digest"] for row in after][0::2]
+    assert before[1]["digest"] != after[1]["digest"]
+    new = sandbox.get("/v1/reports/2024-09-02")
+    assert [entry for entry in new["entries"] if entry in old["entries"]] == old["entries"]
+    moved = sandbox.get("/v1/reports/2024-09-03")["balances"][0]
+    assert moved["opening_minor"] == new["balances"][0]["closing_minor"] == old["balances"][0]["closing_minor"] - 5
+
+
+def test_currencies_have_balances_of_their_own(sandbox: SandboxProcess) -> None:
+    sandbox.fund("kwd", 3_000, "2018-01-01", currency="KWD")
+    sandbox.pay("kwd-out", execute_on="2018-01-02", currency="KWD", amount_minor=1_234)
+    sandbox.pay("clp-in", execute_on="2018-01-02", currency="CLP", amount_minor=77, direction="debit")
+    assert sandbox.get("/v1/reports/2018-01-02")["balances"] == [
+        {"currency": "CLP", "opening_minor": 0, "closing_minor": 77},
+        {"currency": "KWD", "opening_minor": 3_000, "closing_minor": 1_766},
+    ]
+
+
+def test_paying_out_more_than_there_is_is_an_overdraft(tmp_path: Path) -> None:
+    with running_sandbox(tmp_path) as sandbox:
+        sandbox.fund("wire", 100, "2024-03-01")
+        sandbox.pay("too-much", amount_minor=150)
+        assert sandbox.get("/v1/books")["balances"] == [{"currency": "GBP", "opening_minor": -50, "closing_minor": -50}]
+
+
+def test_the_books_say_what_each_payment_moved(sandbox: SandboxProcess) -> None:
+    expected = {
+        "tok_club": ("settled", 1, -1000),
+        "tok_test_fail": ("failed", 0, 0),
+        "tok_test_return_1d": ("returned", 1, 0),
+        "tok_test_short_1": ("settled", 1, -999),
+        "tok_test_twice": ("settled", 1, -1000),
+        "tok_test_double": ("settled", 2, -2000),
+        "tok_test_fee_30": ("settled", 1, -1030),
+        "tok_test_lines_f0s1": ("settled", 1, -1000),
+    }
+    for token in expected:
+        sandbox.pay(f"books {token}".replace(" ", "-"), token=token, amount_minor=1000)
+    rows = {row["idempotency_key"].removeprefix("books-"): row for row in sandbox.executed()}
+    found = {t: (rows[t]["status"], rows[t]["times_settled"], rows[t]["cash_minor"]) for t in expected}
+    assert found == expected
+
+
+# Faults
+
+
+def raw(sandbox: SandboxProcess, key: str) -> tuple[int, bytes] | None:
+    """Post a payment; None where the connection was closed without an answer."""
+    connection = HTTPConnection("127.0.0.1", sandbox.port, timeout=5)
+    headers = {"Authorization": f"Bearer {API_KEY}", "Idempotency-Key": key}
+    try:
+        connection.request("POST", "/v1/payments", orjson.dumps(payment()), headers)
+        response = connection.getresponse()
+        return response.status, response.read()
+    except (ConnectionError, BadStatusLine):
+        return None
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_a_status_on_demand_does_nothing_and_is_not_remembered(sandbox: SandboxProcess, status: int) -> None:
+    sandbox.fault("status", status=status, count=2)
+    key = f"status-{status}"
+    assert [sandbox.pay(key)[0] for _ in range(3)] == [status, status, 201]
+    assert times_carried_out(sandbox, key) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "done"),
+    [
+        ("drop_before", {}, 0),
+        ("drop_after", {}, 1),
+        ("malformed", {}, 1),
+        ("status_after", {"status": 502}, 1),
+        ("delay_before", {"seconds": 0.2}, 1),
+        ("delay_after", {"seconds": 0.2}, 1),
+    ],
+)
+def test_each_fault_does_what_it_says_once(
+    sandbox: SandboxProcess, kind: str, fields: dict[str, Any], done: int
+) -> None:
+    sandbox.fault(kind, **fields)
+    started = time.monotonic()
+    answer = raw(sandbox, kind)
+    took_s = time.monotonic() - started
+    assert times_carried_out(sandbox, kind) == done
+    if kind.startswith("drop"):
+        assert answer is None
+    else:
+        assert answer is not None
+        assert answer[0] == (502 if kind == "status_after" else 201)
+        assert took_s >= fields.get("seconds", 0)
+        if kind == "malformed":
+            with pytest.raises(orjson.JSONDecodeError):
+                orjson.loads(answer[1])
+    assert sandbox.pay(kind)[0] == 201
+    assert times_carried_out(sandbox, kind) == 1
+
+
+def test_faults_come_in_their_order_on_their_routes_until_cleared(sandbox: SandboxProcess) -> None:
+    sandbox.pay("ordered")
+    sandbox.fault("status", status=503, on="look_ups", count=None)
+    sandbox.fault("status", status=500, on="payments")
+    sandbox.fault("status", status=429)
+    assert [sandbox.pay("ordered")[0] for _ in range(3)] == [500, 429, 201]
+    look_up = "/v1/payments?idempotency_key=ordered"
+    assert [sandbox.call("GET", look_up)[0] for _ in range(3)] == [503, 503, 503]
+    assert sandbox.call("GET", "/v1/reports/2024-03-02")[0] == 200
+    assert [fault["on"] for fault in sandbox.get("/v1/test_helpers/faults")["faults"]] == ["look_ups"]
+    sandbox.behave()
+    assert sandbox.call("GET", look_up)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {},
+        {"kind": "explode"},
+        {"kind": "status"},
+        {"kind": "status", "status": 200},
+        {"kind": "status_after", "status": 503},
+        {"kind": "drop_after", "status": 500},
+        {"kind": "delay_after"},
+        {"kind": "delay_after", "seconds": -1},
+        {"kind": "drop_after", "count": 0},
+        {"kind": "drop_after", "on": "everything"},
+        {"kind": "drop_after", "colour": "red"},
+    ],
+)
+def test_a_fault_that_means_nothing_is_refused(sandbox: SandboxProcess, fault: dict[str, Any]) -> None:
+    status, answer = sandbox.call("POST", "/v1/test_helpers/faults", fault)
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert sandbox.get("/v1/test_helpers/faults") == {"faults": []}
+
+
+# Every request
+
+
+@pytest.mark.parametrize("api_key", [None, "", "wrong", API_KEY[:-1], "clé"])
+@pytest.mark.parametrize(("method", "path"), [("POST", "/v1/payments"), ("GET", "/v1/books"), ("GET", "/nowhere")])
+def test_nothing_but_health_is_told_without_the_api_key(
+    sandbox: SandboxProcess, method: str, path: str, api_key: str | None
+) -> None:
+    status, answer = sandbox.call(method, path, api_key=api_key)
+    assert (status, answer["error"]["code"]) == (401, "unauthorized")
+    status, health = sandbox.call("GET", "/v1/health", api_key=api_key)
+    assert (status, health["status"], health["key_lifetime_s"]) == (200, "ok", 86_400)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "code"),
+    [
+        ("GET", "/", "unknown_route"),
+        ("GET", "/v1/refunds", "unknown_route"),
+        ("DELETE", "/v1/payments", "method_not_allowed"),
+        ("GET", "/v1/payments", "idempotency_key_missing"),
+        ("GET", "/v1/payments/pay_none", "no_such_payment"),
+        ("GET", "/v1/reports", "invalid_date"),
+        ("GET", "/v1/reports?from=2024-01-01&to=tomorrow", "invalid_date"),
+        ("GET", "/v1/reports/today", "invalid_date"),
+    ],
+)
+def test_what_is_not_there_is_said_in_json(sandbox: SandboxProcess, method: str, path: str, code: str) -> None:
+    status, answer = sandbox.call(method, path)
+    assert (status, answer["error"]["code"]) == (CODES[code][0], code)
+
+
+def test_a_body_beyond_the_limit_is_refused(sandbox: SandboxProcess) -> None:
+    status, answer = sandbox.call("POST", "/v1/payments", b" " * (LARGEST_BODY + 1), key="large")
+    assert (status, answer["error"]["code"]) == (413, "body_too_large")
+    assert sandbox.call("GET", "/v1/payments?idempotency_key=large")[0] == 404
+
+
+def test_the_log_has_a_line_for_each_request_and_neither_keys_nor_tokens(tmp_path: Path) -> None:
+    secrets = ("tok_secret_account", "secret-idempotency", "secret-path", API_KEY)
+    with running_sandbox(tmp_path) as sandbox:
+        for token in ("tok_secret_account", "tok secret_account bad"):
+            sandbox.pay("secret-idempotency", token=token)
+        sandbox.fault("drop_after")
+        raw(sandbox, "secret-idempotency")
+        sandbox.call("GET", "/v1/payments?idempotency_key=secret-idempotency")
+        sandbox.call("GET", "/v1/payments/secret-path")
+        sandbox.call("GET", "/v1/secret-path")
+        sandbox.call("GET", "/v1/books", api_key="secret-path")
+    log = sandbox.log.read_text()
+    assert len(re.findall(r"INFO (?:GET|POST) \S+.* \d{3} \d+\.\d ms$", log, re.MULTILINE)) == 8
+    assert "Traceback" not in log
+    assert [secret for secret in secrets if secret in log] == []
+    assert (tmp_path / "sandbox.db").stat().st_mode & 0o077 == 0
+
+
+# The process
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_it_stops_within_a_second_whatever_is_under_way(tmp_path: Path, how: signal.Signals) -> None:
+    with running_sandbox(tmp_path) as sandbox:
+        sandbox.fault("delay_after", seconds=600)
+        idle = socket.create_connection(("127.0.0.1", sandbox.port))
+        busy = socket.create_connection(("127.0.0.1", sandbox.port))
+        body = orjson.dumps(payment())
+        head = f"POST /v1/payments HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {API_KEY}\r\nIdempotency-Key: hang\r\n"
+        with idle, busy:
+            busy.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            deadline = time.monotonic() + 5
+            while not sandbox.executed() and time.monotonic() < deadline:
+                time.sleep(0.02)
+            started = time.monotonic()
+            assert sandbox.stop(how) == 0
+            assert time.monotonic() - started < 1
+        sandbox.start()
+        assert times_carried_out(sandbox, "hang") == 1
+    assert "Traceback" not in sandbox.log.read_text()
+
+
+@pytest.mark.parametrize(("key", "words"), [("", "holds no API key"), (None, "cannot run"), ("port", "cannot run")])
+def test_it_says_why_it_cannot_run(tmp_path: Path, key: str | None, words: str) -> None:
+    file = tmp_path / "key"
+    if key is not None:
+        file.write_text(key)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = ["--db", str(tmp_path / "s.db"), "--port", port, "--api-key-file", str(file)]
+        done = subprocess.run(
+            [sys.executable, "-m", "payments_pipeline.local.sandbox", *options],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    assert done.returncode != 0
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_page_of_the_sandbox_lists_every_token_fault_code_and_route() -> None:
+    page = DOCS.read_text("utf-8")
+    for name, words in WORDS.items():
+        assert f"| `{name}` | {words} |" in page
+    for name, words in KINDS.items():
+        assert f"| `{name}` | {words} |" in page
+    for name, (status, words) in CODES.items():
+        assert f"| {status} | `{name}` | {words} |" in page
+    source = Path(sys.modules["payments_pipeline.local.sandbox.tokens"].__file__ or "").with_name("server.py")
+    routes = re.findall(r'web\.(get|post|delete)\("([^"]+)"', source.read_text("utf-8"))
+    assert len(routes) > 10
+    for method, path in routes:
+        assert f"`{method.upper()} {path}" in page, path

@@ -1,0 +1,276 @@
+"""What the adapter makes of answers that only a gateway, a wrong address or a broken processor gives."""
+
+import asyncio
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from threading import Thread
+from typing import Any, TypeVar
+
+import pytest
+from sandbox_process import request
+
+from payments_pipeline.domain.errors import (
+    ConfigurationError,
+    PayoutOutcomeUnknownError,
+    PayoutRejectedError,
+    ProcessorError,
+    ProcessorUnavailableError,
+)
+from payments_pipeline.local.sandbox.payments import KEY_LIFETIME
+from payments_pipeline.processors.base import PayoutKeyConflictError
+from payments_pipeline.processors.registry import open_processor
+from payments_pipeline.processors.sandbox.adapter import CAPABILITIES, SandboxProcessor
+
+T = TypeVar("T")
+DAY = date(2024, 3, 2)
+ENTRY = {
+    "entry_reference": "ent_1",
+    "report_date": "2024-03-02",
+    "kind": "settled",
+    "idempotency_key": "k",
+    "payment_id": "pay_1",
+    "amount_minor": -100,
+    "currency": "GBP",
+    "subject": None,
+    "reason": None,
+    "occurred_at": "2024-03-02T00:00:00Z",
+}
+BALANCE = {"currency": "GBP", "opening_minor": 0, "closing_minor": -100}
+REPORT = {"date": "2024-03-02", "entry_count": 1, "digest": "d", "entries": [ENTRY], "balances": [BALANCE]}
+
+
+@contextmanager
+def server_that_answers(answer: bytes) -> Iterator[tuple[str, list[bytes]]]:
+    """Answer every request on a port with the same bytes, then close; give the address and what was received."""
+    received: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.settimeout(5)
+                    received.append(connection.recv(65_536))
+                    connection.sendall(answer)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}", received
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def http(status: int, body: Any, *headers: str) -> bytes:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = [f"HTTP/1.1 {status} X", "Connection: close", f"Content-Length: {len(content)}", *headers]
+    return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def error(code: str) -> dict[str, Any]:
+    return {"error": {"code": code, "message": "words"}}
+
+
+def use(url: str, work: Callable[[SandboxProcessor], Awaitable[T]]) -> T:
+    async def run() -> T:
+        async with SandboxProcessor(url, "key", 5) as processor:
+            return await work(processor)
+
+    return asyncio.run(run())
+
+
+async def submit(processor: SandboxProcessor) -> object:
+    return await processor.submit(processor.encode(request("k")), "k")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        *((http(status, error("nope")), PayoutRejectedError) for status in (400, 402, 413, 422)),
+        *((http(status, error("nope")), ProcessorUnavailableError) for status in (401, 403, 404, 405, 429, 503)),
+        (http(409, error("idempotency_key_reuse")), PayoutKeyConflictError),
+        (http(409, b"<html>"), PayoutKeyConflictError),
+        *((http(status, error("nope")), PayoutOutcomeUnknownError) for status in (408, 418, 500, 502, 504, 599)),
+        # Not the processor's own words: a gateway may have passed the request on before it gave up.
+        *((http(status, b"<html>"), PayoutOutcomeUnknownError) for status in (400, 404, 422, 429, 503)),
+        (http(422, {"error": "text"}), PayoutOutcomeUnknownError),
+        (http(422, {"error": {"code": 7}}), PayoutOutcomeUnknownError),
+        # Success that does not say what was accepted.
+        (http(201, b""), PayoutOutcomeUnknownError),
+        (http(201, []), PayoutOutcomeUnknownError),
+        (http(201, {"id": 5}), PayoutOutcomeUnknownError),
+        (http(201, {"id": ""}), PayoutOutcomeUnknownError),
+        (http(202, {"id": "pay_1"}), PayoutOutcomeUnknownError),
+        (http(204, b""), PayoutOutcomeUnknownError),
+        # A broken or cut answer.
+        (b"", PayoutOutcomeUnknownError),
+        (b"no http at all\r\n\r\n", PayoutOutcomeUnknownError),
+        (http(201, {"id": "pay_1"})[:-3], PayoutOutcomeUnknownError),
+    ],
+)
+def test_every_answer_has_one_meaning_and_every_doubt_is_unknown(answer: bytes, expected: type[ProcessorError]) -> None:
+    with server_that_answers(answer) as (url, received), pytest.raises(ProcessorError) as raised:
+        use(url, submit)
+    assert type(raised.value) is expected
+    assert len(received) == 1
+    assert "\r\nIdempotency-Key: k\r\n" in received[0].decode()
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with server_that_answers(http(201, {"id": "pay_elsewhere"})) as (elsewhere, received):
+        redirect = http(307, b"", f"Location: {elsewhere}/v1/payments")
+        with server_that_answers(redirect) as (url, _), pytest.raises(PayoutOutcomeUnknownError):
+            use(url, submit)
+    assert received == []
+
+
+def test_a_submission_is_the_declared_http_request() -> None:
+    with server_that_answers(http(201, {"id": "pay_1"})) as (url, received):
+        use(url, submit)
+    head, _, body = received[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /v1/payments HTTP/1.1\r\n")
+    assert b"\r\nAuthorization: Bearer key\r\n" in head
+    assert json.loads(body) == {
+        "amount_minor": 12_345,
+        "currency": "GBP",
+        "direction": "credit",
+        "execute_on": "2024-03-02",
+        "reference": "k",
+        "token": "tok_club_1",
+    }
+
+
+def test_a_name_that_does_not_resolve_is_unavailable() -> None:
+    with pytest.raises(ProcessorUnavailableError, match="Nothing was sent"):
+        use("http://processor.invalid", submit)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(404, error("no_such_payment")),
+        http(404, b"<html>"),
+        http(200, {}),
+        http(200, {"status": "accepted", "body_sha256": "x"}),
+        http(200, {"status": "accepted", "id": "pay_1"}),
+        http(200, {"status": "rejected", "body_sha256": "x"}),
+        http(401, error("unauthorized")),
+        http(500, {"status": "accepted", "id": "pay_1", "body_sha256": "x"}),
+        b"",
+    ],
+)
+def test_a_look_up_that_cannot_be_relied_on_says_nothing(answer: bytes) -> None:
+    with server_that_answers(answer) as (url, _), pytest.raises(ProcessorUnavailableError):
+        use(url, lambda processor: processor.look_up("k"))
+
+
+def without(content: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if key != name}
+
+
+def with_entry(**fields: Any) -> dict[str, Any]:
+    return {**REPORT, "entries": [ENTRY, {**ENTRY, "entry_reference": "ent_2", **fields}]}
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        *(without(REPORT, name) for name in ("date", "digest", "entries", "balances")),
+        {**REPORT, "date": "2024-03-03"},
+        {**REPORT, "entries": {"0": ENTRY}},
+        {**REPORT, "entries": [ENTRY, None]},
+        *({**REPORT, "entries": [without(ENTRY, name)]} for name in ENTRY),
+        with_entry(amount_minor=1.0),
+        with_entry(amount_minor=True),
+        with_entry(amount_minor="1"),
+        with_entry(amount_minor=2**63),
+        with_entry(amount_minor=None),
+        with_entry(currency="XXX"),
+        with_entry(currency=None),
+        with_entry(kind="paid"),
+        with_entry(report_date="2024-03-03"),
+        with_entry(entry_reference=None),
+        with_entry(entry_reference=7),
+        with_entry(entry_reference=""),
+        with_entry(idempotency_key=7),
+        with_entry(occurred_at="yesterday"),
+        with_entry(occurred_at=None),
+        {**REPORT, "balances": [{**BALANCE, "closing_minor": 0.5}]},
+        {**REPORT, "balances": [{**BALANCE, "currency": "QQQ"}]},
+        {**REPORT, "balances": [without(BALANCE, "opening_minor")]},
+    ],
+)
+def test_a_report_is_taken_in_whole_or_not_at_all(report: dict[str, Any]) -> None:
+    answer = http(200, report)
+    with (
+        server_that_answers(answer) as (url, _),
+        pytest.raises(ProcessorUnavailableError, match="Nothing was taken in"),
+    ):
+        use(url, lambda processor: processor.report(DAY))
+
+
+def test_a_report_is_read_to_the_last_minor_unit() -> None:
+    amount = 2**53 + 1  # a float would lose the one
+    with server_that_answers(http(200, {**REPORT, "entries": [{**ENTRY, "amount_minor": amount}]})) as (url, _):
+        report = use(url, lambda processor: processor.report(DAY))
+    [line] = report.lines.to_dict("records")
+    assert line == {
+        "processor": "sandbox",
+        "entry_reference": "ent_1",
+        "report_date": DAY,
+        "kind": "settled",
+        "idempotency_key": "k",
+        "processor_reference": "pay_1",
+        "subject": None,
+        "amount_minor": amount,
+        "currency": "GBP",
+        "reason": None,
+        "occurred_at": datetime(2024, 3, 2, tzinfo=UTC),
+    }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"reports": None},
+        {"reports": [{"date": "2024-03-02", "entry_count": 1}]},
+        {"reports": [{"date": "2nd of March", "entry_count": 1, "digest": "d"}]},
+        {"reports": [{"date": "2024-03-02", "entry_count": 1.5, "digest": "d"}]},
+    ],
+)
+def test_a_list_of_reports_that_cannot_be_read_is_unavailable(answer: dict[str, Any]) -> None:
+    with server_that_answers(http(200, answer)) as (url, _), pytest.raises(ProcessorUnavailableError):
+        use(url, lambda processor: processor.report_digests(DAY, DAY))
+
+
+@pytest.mark.parametrize("url", ["", "sandbox", "ftp://host", "http://", "http://user:word@host", "http://host:bad"])
+def test_an_address_that_cannot_be_used_is_refused_before_anything_is_opened(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="PAYMENTS_PROCESSOR_URL"):
+        open_processor("sandbox", url, "key")
+
+
+@pytest.mark.parametrize("key", ["", "two words", "line\nbreak", "ключ"])
+def test_a_key_that_cannot_be_used_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="PAYMENTS_PROCESSOR_KEY") as refusal:
+        open_processor("sandbox", "http://127.0.0.1:1", key)
+    assert not key or key not in str(refusal.value)
+
+
+def test_an_unknown_processor_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="no 'strype'; there are: sandbox"):
+        open_processor("strype", "http://127.0.0.1:1", "key")
+
+
+def test_the_adapter_knows_how_long_the_sandbox_remembers_a_key() -> None:
+    assert CAPABILITIES.key_lifetime == KEY_LIFETIME
+
+
+def test_outside_its_block_the_adapter_has_no_connections() -> None:
+    with pytest.raises(RuntimeError, match="async with"):
+        asyncio.run(SandboxProcessor("http://127.0.0.1:1", "key").look_up("k"))
