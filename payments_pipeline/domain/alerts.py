@@ -241,7 +241,7 @@ _INSTRUCTION_WORDS = {
         "without an answer",
         (
             "They may have been carried out. None is sent again blind: every dispatch asks about them by their keys. "
-            "If they stay, ask the processor and decide with `payments-pipeline resolve`."
+            "If they stay, ask the processor: only its report settles them."
         ),
     ),
     AlertKind.INSTRUCTIONS_OVERDUE: (
@@ -255,8 +255,8 @@ _INSTRUCTION_WORDS = {
         "held for an approver",
         (
             "They are over the limit of one instruction. Nothing was sent. An approver who did not make them lets them "
-            "pass with `payments-pipeline approve`, or turns them down with `payments-pipeline refuse`; unapproved "
-            "they expire."
+            "pass by a login of their own (docs/operating/daily.md); unapproved they expire, and their items are open "
+            "again."
         ),
     ),
 }

@@ -7,7 +7,7 @@ reasons (`domain.payout_instructions`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pandas as pd
@@ -33,6 +33,9 @@ _CORRECTED = """
     JOIN open_items o ON o.item_id = later.entry_id
     WHERE s.state IN ('created', 'held', 'approved')
 """
+
+#: Instructions that waited too long for an approver.
+_EXPIRED = "SELECT instruction_id, state, seq FROM instruction_states WHERE state = 'held' AND since_on <= %s"
 
 #: What a sweep of {day} may take, each with a reason of its own to wait. Releases and settlements dated on or after the
 #: day are left for later days, so that a second sweep of the day takes nothing that the first could not.
@@ -94,7 +97,7 @@ class Swept:
     Attributes:
         seq: its number for the day, from 1.
         plan: what was written.
-        cancelled: unsent instructions cancelled because an item of theirs was corrected.
+        cancelled: unsent instructions cancelled: an item of theirs was corrected, or nobody approved them in time.
         open_items: items left open, of this day and before.
     """
 
@@ -124,6 +127,15 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
             actor="sweep",
             reason="an item of it was corrected",
             by_sweep=True,
+            run=run,
+        )
+        cancelled += cancel(
+            cursor,
+            cursor.execute(_EXPIRED, (day - timedelta(days=policy.approval.expires_days),)).fetchall(),
+            day=day,
+            actor="sweep",
+            reason=f"nobody approved it within {policy.approval.expires_days} days",
+            by_sweep=False,
             run=run,
         )
         items = read_frame(cursor, _ITEMS, {"day": day}, _ITEMS_SCHEMA)

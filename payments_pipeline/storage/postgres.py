@@ -99,26 +99,26 @@ def _pool(url: str) -> ConnectionPool[psycopg.Connection]:
 
 
 def _new_pool(url: str) -> ConnectionPool[psycopg.Connection]:
-        pool = ConnectionPool(
-            url,
-            min_size=0,
-            max_size=_MOST_CONNECTIONS,
-            max_idle=_IDLE_S,
-            timeout=_WAIT_S,
-            reconnect_timeout=_WAIT_S,
-            check=ConnectionPool.check_connection,
-            reset=_give_locks_back,
-            name="payments_pipeline",
-            open=True,
-            kwargs={
-                "autocommit": True,
-                "connect_timeout": 15,
-                "application_name": "payments_pipeline",
-                "options": "-c search_path=payments -c timezone=UTC "
-                f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
-            },
-        )
-        atexit.register(pool.close)
+    pool = ConnectionPool(
+        url,
+        min_size=0,
+        max_size=_MOST_CONNECTIONS,
+        max_idle=_IDLE_S,
+        timeout=_WAIT_S,
+        reconnect_timeout=_WAIT_S,
+        check=ConnectionPool.check_connection,
+        reset=_give_locks_back,
+        name="payments_pipeline",
+        open=True,
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": 15,
+            "application_name": "payments_pipeline",
+            "options": "-c search_path=payments -c timezone=UTC "
+            f"-c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT}",
+        },
+    )
+    atexit.register(pool.close)
     return pool
 
 
