@@ -49,11 +49,11 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     storage_url: str = Field(description="Where objects are stored: a folder, or s3://bucket/prefix.")
     schemas: str = Field(
-        _DECLARED,
+        default=_DECLARED,
         description="Declared schemas as `module:attribute`, an iterable of TableSchema; an asset's is the one with "
         "its name. Empty: none are declared, and each frame's own types are stored.",
     )
-    preview_rows: int = Field(_PREVIEW_ROWS, ge=0, le=100, description="Rows shown in the output's metadata.")
+    preview_rows: int = Field(default=_PREVIEW_ROWS, ge=0, le=100, description="Rows shown in the output's metadata.")
     _opened: ObjectStore | None = PrivateAttr(default=None)
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
@@ -140,17 +140,17 @@ class PostgresIOManager(dg.ConfigurableIOManager):
     url: str = Field(
         repr=False, description="Address of the database. Empty: the embedded server that runs in PAYMENTS_HOME."
     )
-    db_schema: str = Field("payments", description="Postgres schema that the tables are in.")
+    db_schema: str = Field(default="payments", description="Postgres schema that the tables are in.")
     schemas: str = Field(
-        _DECLARED,
+        default=_DECLARED,
         description="Declared schemas as `module:attribute`, an iterable of TableSchema; an asset's is the one with "
         "its name.",
     )
     create_tables: bool = Field(
-        False,  # noqa: FBT003 - pydantic's own way of stating a default
+        default=False,
         description="Make a table from its declaration where there is none; else that is an error.",
     )
-    preview_rows: int = Field(_PREVIEW_ROWS, ge=0, le=100, description="Rows shown in the output's metadata.")
+    preview_rows: int = Field(default=_PREVIEW_ROWS, ge=0, le=100, description="Rows shown in the output's metadata.")
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write one partition in one transaction.

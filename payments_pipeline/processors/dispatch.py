@@ -201,8 +201,8 @@ class Dispatch:
             done._failures_in_a_row += 1
             if done._failures_in_a_row >= self.policy.dispatch.breaker_failures and not done.stopped:
                 done.stopped = (
-                    f"{self.processor.name} failed {done._failures_in_a_row} times in a row: dispatch stopped, the "
-                    "was left untouched. It goes on with the next run."
+                    f"{self.processor.name} failed {done._failures_in_a_row} times in a row: dispatch stopped, and the "
+                    "rest was left untouched. It goes on with the next run."
                 )
         else:
             done._failures_in_a_row = 0

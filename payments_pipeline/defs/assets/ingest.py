@@ -91,7 +91,7 @@ def ingest(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
             ],
         }
         for asset, frame in frames.items():
-            frame.attrs = dict(lineage)
+            frame.attrs.update(lineage)
             yield dg.MaterializeResult(
                 asset_key=asset,
                 value=frame,
