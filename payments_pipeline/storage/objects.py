@@ -336,7 +336,10 @@ class S3Store(ObjectStore):
             user_agent_extra="payments_pipeline",
         )
         with self._errors("reached", self.uri("")):
-            client = session.client("s3", config=config)
+            try:
+                client = session.client("s3", config=config)
+            except ValueError as error:  # boto3's word for an endpoint that is no address
+                raise _aws_environment(error, "reached", self.uri("")) from error
             host = urlsplit(client.meta.endpoint_url).hostname or ""
             if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
                 # Other servers are seldom given a name per bucket.
@@ -396,6 +399,7 @@ class S3Store(ObjectStore):
 
     def _put(self, key: str, data: bytes, **condition: str) -> None:
         name = self._name(key)
+        # Computed here it is a header; left to boto3 it is a trailer over TLS, which not every server reads.
         checksum = base64.b64encode(hashlib.sha256(data).digest()).decode("ascii")
         with self._errors("written", self.uri(key)):
             self.client.put_object(
@@ -425,12 +429,8 @@ class S3Store(ObjectStore):
             aws.NoRegionError,
             aws.ParamValidationError,
             aws.ConfigParseError,
-            ValueError,
         ) as error:
-            raise ConfigurationError(
-                f"{address} cannot be {verb}: {error}. Nothing was written. Set the usual AWS environment "
-                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3), or correct it."
-            ) from error
+            raise _aws_environment(error, verb, address) from error
         except aws.BotoCoreError as error:
             raise StorageUnavailableError(
                 f"{address} was not {verb}: {error}. After {_ATTEMPTS} attempts at most it was given up; no object is "
@@ -456,6 +456,13 @@ class S3Store(ObjectStore):
             f"{address} cannot be {verb} ({said}). Nothing was written. Check the credentials, what they permit on "
             f"bucket {self.bucket}, its region and the endpoint."
         )
+
+
+def _aws_environment(error: Exception, verb: str, address: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{address} cannot be {verb}: {error}. Nothing was written. Set the usual AWS environment (AWS_ACCESS_KEY_ID, "
+        "AWS_SECRET_ACCESS_KEY, AWS_DEFAULT_REGION, AWS_ENDPOINT_URL_S3), or correct it."
+    )
 
 
 def _code(error: Any) -> str:

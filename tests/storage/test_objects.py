@@ -1,6 +1,7 @@
 """Objects are whole or not there, in a folder and in S3 alike."""
 
 import errno
+import io
 import os
 import socket
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import boto3
 import pytest
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from urllib3 import HTTPResponse
 
 from payments_pipeline.domain.errors import ConfigurationError, ConflictError
 from payments_pipeline.storage import objects
@@ -273,6 +276,25 @@ def test_an_object_goes_up_with_its_sha256(bucket: str) -> None:
     assert head["ChecksumSHA256"] == "LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
 
 
+def test_the_sha256_goes_ahead_of_the_object_and_not_behind_it(
+    s3_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over TLS boto3 would send it as a trailer, which not every server of the kind reads."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://storage.example")
+    store = S3Store("bucket")
+    sent: list[AWSPreparedRequest] = []
+
+    def answer(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        sent.append(request)
+        return AWSResponse(request.url, 200, {}, HTTPResponse(io.BytesIO(), preload_content=False))
+
+    store.client.meta.events.register("before-send.s3.PutObject", answer)
+    store.write("key", b"hello")
+    (request,) = sent
+    assert request.headers["x-amz-checksum-sha256"] == b"LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ="
+    assert "x-amz-trailer" not in request.headers
+
+
 def test_a_missing_bucket_is_one_clear_error_for_every_call(s3_environment: str) -> None:
     store = open_store("s3://no-such-bucket-at-all/p")
     calls: list[Callable[[], object]] = [
@@ -302,6 +324,14 @@ def test_no_credentials_at_all_are_a_setting_to_mend(s3_environment: str, monkey
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(ConfigurationError, match="AWS_ACCESS_KEY_ID"):
+        open_store("s3://bucket").list()
+
+
+def test_an_endpoint_that_is_no_address_is_a_setting_to_mend(
+    s3_environment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "not an address")
+    with pytest.raises(ConfigurationError, match="not an address"):
         open_store("s3://bucket").list()
 
 

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from payments_pipeline.domain import schemas
@@ -119,6 +119,7 @@ def cells(frame: pd.DataFrame) -> list[tuple[Any, ...]]:
 # Exact
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(rows, max_size=12), st.dictionaries(words, json_values, max_size=3))
 def test_what_is_encoded_is_decoded_exactly_in_the_declared_order(
     records: list[dict[str, Any]], metadata: dict[str, Any]
@@ -136,6 +137,7 @@ def declared_order(row: tuple[Any, ...]) -> list[tuple[bool, Any]]:
     ]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(rows, max_size=12), st.randoms(use_true_random=False))
 def test_neither_the_order_of_rows_and_columns_nor_unused_categories_show_in_the_bytes(
     records: list[dict[str, Any]], random: Any
@@ -150,6 +152,7 @@ def test_neither_the_order_of_rows_and_columns_nor_unused_categories_show_in_the
     assert encode(shuffled[names], EVERYTHING, {"a": 2, "b": 1}) == data
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(rows, max_size=12))
 def test_a_decoded_frame_encodes_to_the_bytes_that_it_came_from(records: list[dict[str, Any]]) -> None:
     data = encode(frame_of(records), EVERYTHING, {"a": 1})
@@ -158,6 +161,7 @@ def test_a_decoded_frame_encodes_to_the_bytes_that_it_came_from(records: list[di
     assert encode(decode_table(data, EVERYTHING), EVERYTHING, frame.attrs) == data
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(rows, max_size=8))
 def test_dtypes_are_those_declared_whatever_the_rows_hold(records: list[dict[str, Any]]) -> None:
     frame = decode(encode(frame_of(records), EVERYTHING, {}), EVERYTHING)
@@ -373,13 +377,16 @@ def test_a_cut_file_is_refused(cut: int) -> None:
         decode(data[:cut], SMALL)
 
 
-def test_a_flipped_bit_in_the_data_is_seen() -> None:
-    frame = small(id=[f"row-{number:03d}" for number in range(300)], amount_minor=np.arange(300))
-    data = bytearray(encode(frame, SMALL, {}))
-    place = pq.ParquetFile(pa.BufferReader(bytes(data))).metadata.row_group(0).column(1)
-    data[place.data_page_offset + place.total_compressed_size // 2] ^= 1
-    with pytest.raises(BadFileError):
-        decode(bytes(data), SMALL)
+def test_a_flipped_bit_in_a_pages_data_is_seen() -> None:
+    amounts = np.random.default_rng(1).integers(-(2**62), 2**62, 300)
+    data = encode(small(amount_minor=amounts), SMALL, {})
+    column = pq.ParquetFile(pa.BufferReader(data)).metadata.row_group(0).column(SMALL.names.index("amount_minor"))
+    end = column.dictionary_page_offset + column.total_compressed_size
+    for position in range(end - 200, end):
+        flipped = bytearray(data)
+        flipped[position] ^= 1
+        with pytest.raises(BadFileError):
+            decode(bytes(flipped), SMALL)
 
 
 def test_a_file_of_another_schema_says_what_differs() -> None:

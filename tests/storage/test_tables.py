@@ -4,6 +4,7 @@ import datetime as dt
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -221,18 +222,42 @@ def test_a_key_twice_in_a_replaced_partition_is_refused_and_the_old_rows_stand(c
 
 
 def test_writers_of_one_partition_take_turns_and_the_last_frame_stands_whole(
-    connection: psycopg.Connection, empty_database_url: str
+    connection: psycopg.Connection, empty_database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Without turns each would delete what it saw, and the rows of both would stand."""
+    write_rows(connection, TABLE, records(record_id=["old"]), REPLACE, DAY)
+    both_inside = threading.Barrier(2)
+    send = tables._send
+
+    def meet(*arguments: Any) -> int:
+        with suppress(threading.BrokenBarrierError):
+            both_inside.wait(timeout=0.5)
+        return send(*arguments)
+
+    monkeypatch.setattr(tables, "_send", meet)
+
     def write(number: int) -> None:
         with connect(empty_database_url) as own:
-            for _ in range(5):
-                frame = records(record_id=[f"{number}-{row}" for row in range(50)])
-                assert write_rows(own, TABLE, frame, REPLACE, DAY).inserted == 50
+            frame = records(record_id=[f"{number}-{row}" for row in range(50)])
+            assert write_rows(own, TABLE, frame, REPLACE, DAY).inserted == 50
 
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(write, range(4)))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, range(2)))
+    assert both_inside.broken, "the second was let in while the first was writing"
     assert len(stored(connection)) == 50
     assert len({row[0].partition("-")[0] for row in stored(connection)}) == 1
+
+
+def test_writers_of_two_partitions_do_not_wait_for_each_other(
+    connection: psycopg.Connection, empty_database_url: str
+) -> None:
+    with connect(empty_database_url) as slow, slow.transaction():
+        write_rows(slow, TABLE, records(record_id=["slow"]), REPLACE, DAY)
+        connection.execute("SET lock_timeout = '2s'")
+        assert write_rows(connection, TABLE, records(NEXT_DAY), REPLACE, NEXT_DAY).inserted == 2
+        connection.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(StorageUnavailableError, match="lock timeout"):
+            write_rows(connection, TABLE, records(), REPLACE, DAY)
 
 
 def test_a_reader_sees_the_old_partition_or_the_new_one(
