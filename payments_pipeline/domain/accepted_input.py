@@ -126,9 +126,10 @@ def _counts(dataset: str, records: Records, verdict: Verdict, frame: pd.DataFram
 
 def _stacked(frames: list[pd.DataFrame]) -> pd.DataFrame:
     """Put frames with categories together; each column's categories are those that occur, sorted as bytes."""
+    filled = [frame for frame in frames if len(frame)] or frames[:1]
     columns = {}
     for name in frames[0].columns:
-        parts = [frame[name] for frame in frames]
+        parts = [frame[name] for frame in filled]
         if isinstance(parts[0].dtype, pd.CategoricalDtype):
             joined = pd.api.types.union_categoricals([part.cat.remove_unused_categories() for part in parts])
             used = sorted(joined.categories, key=str.encode)

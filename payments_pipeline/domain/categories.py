@@ -36,5 +36,8 @@ def category(column: Coded, rows: np.ndarray) -> pd.Categorical:
 
 def source_category(records: Records, rows: np.ndarray) -> pd.Categorical:
     """Give the source of rows, coded by the sources that occur."""
-    used, codes = np.unique(records.source_no[rows], return_inverse=True)
-    return category_of(codes, [records.sources[place] for place in used.tolist()])
+    numbers = records.source_no[rows]
+    used = np.flatnonzero(np.bincount(numbers, minlength=len(records.sources)))
+    renumbered = np.zeros(len(records.sources) + 1, np.int32)
+    renumbered[used] = np.arange(len(used), dtype=np.int32)
+    return category_of(renumbered[numbers], [records.sources[place] for place in used.tolist()])

@@ -62,16 +62,20 @@ _VALUES = {
 
 @st.composite
 def _rows(draw, base: list[dict[str, str]], columns: list[str]) -> list[Row]:
-    """Rows that are mostly right: up to two values changed, now and then a field missing or too many."""
+    """Rows mostly right and often equal: up to two values changed, now and then a field missing or too many."""
     rows: list[Row] = []
     for _ in range(draw(st.integers(0, 7))):
         row = dict(draw(st.sampled_from(base)))
-        row["match_id"] = draw(st.sampled_from(["m1", "m2"]))
-        for name in draw(st.lists(st.sampled_from(columns), max_size=2)):
+        row["match_id"] = draw(st.sampled_from(["m1", "m1", "m1", "m2"]))
+        for _ in range(draw(st.sampled_from([0, 0, 0, 1, 1, 2]))):
+            name = draw(st.sampled_from(columns))
             row[name] = draw(st.sampled_from(_VALUES[name]))
         if draw(st.integers(0, 19)) == 0:
             values = [row[name] for name in columns]
-            rows.append(draw(st.sampled_from([values[:-1], values[:1], [*values, "more"]])))
+            # A single empty value would be a blank line, which is no row.
+            rows.append(
+                draw(st.sampled_from([values[:-1], values[:1] if values[0] else values[:-1], [*values, "more"]]))
+            )
         else:
             rows.append(row)
     return rows
@@ -113,7 +117,7 @@ def _outcomes(accepted, dataset: str, frame: pd.DataFrame) -> dict[tuple[str, in
 
 
 @given(st.data(), _MATCH_ROWS, _PARTICIPANT_ROWS, st.booleans())
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_every_row_meets_the_fate_that_a_plain_reading_gives_it(data, matches, participants, quoted):
     cut = data.draw(st.integers(0, len(matches)))
     as_json = data.draw(st.booleans())
@@ -152,7 +156,7 @@ def test_every_row_meets_the_fate_that_a_plain_reading_gives_it(data, matches, p
 
 
 @given(st.lists(st.binary(max_size=60), max_size=3), st.sampled_from(["csv", "jsonl", "parquet"]))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_any_bytes_are_rows_or_a_bad_file_and_nothing_else(parts, format_):
     header = b"match_id,party_id,club_id,role\n" if format_ == "csv" else b""
     files = [LandingFile.of(f"match_participants/{n}.{format_}", header + part) for n, part in enumerate(parts)]
