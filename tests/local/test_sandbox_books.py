@@ -1,5 +1,6 @@
 """The sandbox's books against a model of them: whatever is asked in whatever order, they agree."""
 
+import asyncio
 import hashlib
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -19,6 +21,7 @@ from payments_pipeline.local.sandbox.answers import Answer
 from payments_pipeline.local.sandbox.database import Database, WrongFileError
 from payments_pipeline.local.sandbox.payments import Desk
 from payments_pipeline.local.sandbox.reports import NO_ENTRIES, Clock
+from payments_pipeline.local.sandbox.server import Server
 
 LIFETIME = timedelta(hours=24)
 FIRST = date(2024, 3, 1)
@@ -243,3 +246,35 @@ def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
     database.close()
     with pytest.raises(WrongFileError, match="another version"):
         Database(file)
+
+
+def test_every_commit_reaches_the_disk_before_it_is_answered(tmp_path: Path) -> None:
+    database = Database(tmp_path / "sandbox.db")
+    pragmas = [database.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+    database.close()
+    assert pragmas == ["wal", 2]  # 2 is FULL: the log is synced at each commit
+
+
+def test_requests_that_arrive_together_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together: list[int] = []
+    commit = Database.in_one_commit
+
+    def recorded(self: Database, works: Any) -> Any:
+        together.append(len(works))
+        return commit(self, works)
+
+    monkeypatch.setattr(Database, "in_one_commit", recorded)
+    server = Server(tmp_path / "sandbox.db", "key", Desk(LIFETIME, Clock()))
+
+    async def post_many() -> set[int]:
+        async with TestClient(TestServer(server.application())) as client:
+            headers = {"Authorization": "Bearer key"}
+            posts = [
+                client.post("/v1/payments", json=payment(), headers={**headers, "Idempotency-Key": f"k{number}"})
+                for number in range(100)
+            ]
+            return {response.status for response in await asyncio.gather(*posts)}
+
+    assert asyncio.run(post_many()) == {201}
+    assert sum(together) == 100
+    assert len(together) < 100

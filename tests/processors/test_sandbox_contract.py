@@ -1,14 +1,18 @@
 """The sandbox's adapter against the sandbox's own process, over HTTP."""
 
+import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from pathlib import Path
 
 import pytest
 from contract import ProcessorContract
 from sandbox_process import API_KEY, SandboxProcess, request, running_sandbox
 
-from payments_pipeline.processors.base import PayoutProcessor, PayoutRequest
+from payments_pipeline.domain.errors import PayoutOutcomeUnknownError
+from payments_pipeline.processors.base import LookUpStatus, PayoutProcessor, PayoutRequest
 from payments_pipeline.processors.registry import open_processor
 from payments_pipeline.processors.sandbox.adapter import SandboxProcessor
 
@@ -80,3 +84,23 @@ def bench(process: SandboxProcess) -> SandboxBench:
 
 class TestSandboxContract(ProcessorContract):
     """Every law of the contract."""
+
+
+def test_connections_left_over_from_before_a_restart_are_a_doubt_and_never_pay_twice(tmp_path: Path) -> None:
+    async def submit_before_and_after(sandbox: SandboxProcess) -> None:
+        async with SandboxProcessor(sandbox.url, API_KEY, 5) as processor:
+            requests = [request(f"kept-{number}") for number in range(30)]
+            bodies = [(processor.encode(one), one.idempotency_key) for one in requests]
+            await asyncio.gather(*(processor.submit(body, key) for body, key in bodies[:15]))
+            sandbox.kill()
+            sandbox.start()
+            for body, key in bodies:
+                try:
+                    await processor.submit(body, key)
+                except PayoutOutcomeUnknownError:
+                    assert (await processor.look_up(key)).status is not LookUpStatus.REJECTED
+                    await processor.submit(body, key)
+
+    with running_sandbox(tmp_path) as sandbox:
+        asyncio.run(submit_before_and_after(sandbox))
+        assert Counter(row["idempotency_key"] for row in sandbox.executed()) == {f"kept-{n}": 1 for n in range(30)}

@@ -15,26 +15,23 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 #: Version of the tables below, kept in the file.
-VERSION = 1
+VERSION = 2
 _TABLES = """
 CREATE TABLE payments (
     serial INTEGER PRIMARY KEY, payment_id TEXT NOT NULL UNIQUE, idempotency_key TEXT NOT NULL, direction TEXT NOT NULL,
     amount_minor INTEGER NOT NULL, currency TEXT NOT NULL, token TEXT NOT NULL, execute_on TEXT NOT NULL,
     reference TEXT NOT NULL, accepted_at TEXT NOT NULL) STRICT;
-CREATE INDEX payments_by_key ON payments (idempotency_key);
-CREATE TABLE fundings (serial INTEGER PRIMARY KEY, idempotency_key TEXT NOT NULL) STRICT;
-CREATE INDEX fundings_by_key ON fundings (idempotency_key);
 -- What was answered under each key. A key is of one route, so a funding's never stands for a payment's.
 CREATE TABLE answers (
     route TEXT NOT NULL, idempotency_key TEXT NOT NULL, body_sha256 TEXT NOT NULL, status INTEGER NOT NULL,
-    body BLOB NOT NULL, payment_id TEXT, first_seen_us INTEGER NOT NULL,
+    body BLOB NOT NULL, payment_id TEXT, first_seen_us INTEGER NOT NULL, uses INTEGER NOT NULL,
     PRIMARY KEY (route, idempotency_key)) STRICT, WITHOUT ROWID;
 -- Every report line there will be, written when its payment is accepted; it shows once its date has come.
 CREATE TABLE entries (
-    entry_reference TEXT PRIMARY KEY, report_date TEXT NOT NULL, kind TEXT NOT NULL, idempotency_key TEXT,
+    entry_reference TEXT NOT NULL, report_date TEXT NOT NULL, kind TEXT NOT NULL, idempotency_key TEXT,
     payment_id TEXT, amount_minor INTEGER NOT NULL, currency TEXT NOT NULL, subject TEXT, reason TEXT,
-    occurred_at TEXT NOT NULL, copies INTEGER NOT NULL) STRICT;
-CREATE INDEX entries_by_date ON entries (report_date);
+    occurred_at TEXT NOT NULL, copies INTEGER NOT NULL,
+    PRIMARY KEY (report_date, entry_reference)) STRICT, WITHOUT ROWID;
 CREATE INDEX entries_by_payment ON entries (payment_id);
 -- Kept as entries are written, so that no report ever sums up all that went before.
 CREATE TABLE daily_cash (

@@ -26,11 +26,21 @@ _PAYMENTS, _FUNDINGS = "payments", "fundings"
 
 @dataclass(frozen=True)
 class _Kept:
-    """What is kept under a key: the digest of the body it came with, and the answer."""
+    """What is kept under a key, dead or alive.
+
+    Attributes:
+        body_sha256: digest of the body that it came with.
+        answer: what was answered.
+        payment_id: what was accepted, if anything was.
+        first_seen_us: when, in microseconds since 1970.
+        uses: how often it has been used, each time after it had died.
+    """
 
     body_sha256: str
     answer: Answer
     payment_id: str | None
+    first_seen_us: int
+    uses: int
 
 
 @dataclass(frozen=True)
@@ -50,16 +60,16 @@ class Desk:
 
         The same key and bytes get the answer given first, a refusal too; other bytes are refused.
         """
-        return self._once(db, _PAYMENTS, key, body, lambda: self._accept(db, key, read_payment(body)))
+        return self._once(db, _PAYMENTS, key, body, lambda uses: self._accept(db, key, uses, read_payment(body)))
 
     def fund(self, db: sqlite3.Connection, key: str, body: bytes) -> Answer:
         """Book a wire received, once per key; for use within a transaction."""
-        return self._once(db, _FUNDINGS, key, body, lambda: self._book(db, key, body))
+        return self._once(db, _FUNDINGS, key, body, lambda uses: self._book(db, key, uses, body))
 
     def look_up(self, db: sqlite3.Connection, key: str) -> Answer:
         """Say what became of a payment's key, while it lives, and of which body."""
         kept = self._kept(db, _PAYMENTS, key)
-        if kept is None:
+        if kept is None or not self._is_alive(kept):
             return Answer.error("never_seen")
         if kept.payment_id is None:
             refusal = orjson.loads(kept.answer.body)
@@ -68,9 +78,10 @@ class Desk:
 
     def expire(self, db: sqlite3.Connection, key: str) -> Answer:
         """Let a payment's key die now, as its lifetime would; for use within a transaction."""
-        if self._kept(db, _PAYMENTS, key) is None:
+        kept = self._kept(db, _PAYMENTS, key)
+        if kept is None or not self._is_alive(kept):
             return Answer.error("never_seen")
-        db.execute("DELETE FROM answers WHERE route = ? AND idempotency_key = ?", (_PAYMENTS, key))
+        db.execute("UPDATE answers SET first_seen_us = 0 WHERE route = ? AND idempotency_key = ?", (_PAYMENTS, key))
         return Answer.of(200, {"expired": key})
 
     def _once(
@@ -79,35 +90,39 @@ class Desk:
         route: str,
         key: str,
         body: bytes,
-        work: Callable[[], tuple[Answer, str | None]],
+        work: Callable[[int], tuple[Answer, str | None]],
     ) -> Answer:
         body_sha256 = hashlib.sha256(body).hexdigest()
         kept = self._kept(db, route, key)
-        if kept is not None:
+        if kept is not None and self._is_alive(kept):
             return kept.answer if kept.body_sha256 == body_sha256 else Answer.error("idempotency_key_reuse")
+        uses = 1 if kept is None else kept.uses + 1
         try:
-            answer, payment_id = work()
+            answer, payment_id = work(uses)
         except RefusedError as refusal:
             answer, payment_id = Answer.error(refusal.code, message=refusal.message), None
         db.execute(
-            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)",
-            (route, key, body_sha256, answer.status, answer.body, payment_id, self._now_us()),
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (route, key, body_sha256, answer.status, answer.body, payment_id, self._now_us(), uses),
         )
         return answer
 
     def _kept(self, db: sqlite3.Connection, route: str, key: str) -> _Kept | None:
         row = db.execute(
-            "SELECT body_sha256, status, body, payment_id FROM answers "
-            "WHERE route = ? AND idempotency_key = ? AND first_seen_us > ?",
-            (route, key, self._now_us() - self.key_lifetime // timedelta(microseconds=1)),
+            "SELECT body_sha256, status, body, payment_id, first_seen_us, uses FROM answers "
+            "WHERE route = ? AND idempotency_key = ?",
+            (route, key),
         ).fetchone()
-        return None if row is None else _Kept(row[0], Answer(row[1], row[2]), row[3])
+        return None if row is None else _Kept(row[0], Answer(row[1], row[2]), *row[3:])
+
+    def _is_alive(self, kept: _Kept) -> bool:
+        return self._now_us() - kept.first_seen_us < self.key_lifetime // timedelta(microseconds=1)
 
     def _now_us(self) -> int:
         return int(self.clock.now().timestamp() * 1_000_000)
 
-    def _accept(self, db: sqlite3.Connection, key: str, payment: Payment) -> tuple[Answer, str]:
-        suffix = _suffix(db, _PAYMENTS, key)
+    def _accept(self, db: sqlite3.Connection, key: str, uses: int, payment: Payment) -> tuple[Answer, str]:
+        suffix = _suffix(key, uses)
         payment_id = f"pay_{suffix}"
         db.execute(
             "INSERT INTO payments (payment_id, idempotency_key, direction, amount_minor, currency, token, execute_on, "
@@ -129,10 +144,9 @@ class Desk:
         content = {"id": payment_id, "status": "accepted", "execute_on": payment.execute_on.isoformat()}
         return Answer.of(201, content), payment_id
 
-    def _book(self, db: sqlite3.Connection, key: str, body: bytes) -> tuple[Answer, None]:
+    def _book(self, db: sqlite3.Connection, key: str, uses: int, body: bytes) -> tuple[Answer, None]:
         funding = read_funding(body)
-        reference = f"wire_{_suffix(db, _FUNDINGS, key)}"
-        db.execute("INSERT INTO fundings (idempotency_key) VALUES (?)", (key,))
+        reference = f"wire_{_suffix(key, uses)}"
         write_entry(
             db,
             Entry(
@@ -151,13 +165,9 @@ class Desk:
         return Answer.of(201, {"entry_reference": reference}), None
 
 
-def _suffix(db: sqlite3.Connection, route: str, key: str) -> str:
-    """Name what a key brings about: by the key, and by how often it has done so (a key may expire and be used again).
-
-    So the same requests have the same references, in whatever order they arrive.
-    """
-    before = db.execute(f"SELECT count(*) FROM {route} WHERE idempotency_key = ?", (key,)).fetchone()[0]  # noqa: S608 - of two
-    return hashlib.sha256(f"{before} {key}".encode()).hexdigest()[:24]
+def _suffix(key: str, uses: int) -> str:
+    """Name what a key brings about, by the key alone: the same requests have the same references in any order."""
+    return hashlib.sha256(f"{uses} {key}".encode()).hexdigest()[:24]
 
 
 def _entry(reference: str, payment_id: str, key: str, payment: Payment, line: PlannedLine) -> Entry:

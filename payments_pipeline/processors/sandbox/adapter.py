@@ -35,7 +35,7 @@ from payments_pipeline.processors.sandbox.reports import UnreadableReportError, 
 
 NAME = "sandbox"
 CAPABILITIES = Capabilities(
-    key_lifetime=timedelta(hours=24), max_concurrency=64, requests_per_second=10_000, timeout_s=15.0
+    key_lifetime=timedelta(hours=24), max_concurrency=128, requests_per_second=10_000, timeout_s=15.0
 )
 #: The processor's own answers that say that nothing was done and that a resend may fare better.
 _NOT_NOW = {401, 403, 404, 405, 429, 503}
