@@ -73,7 +73,7 @@ class BooksMachine(RuleBasedStateMachine):
             self.database.close()
 
     def commit(self, work: Any) -> Any:
-        [result] = self.database.in_one_commit([work])
+        [result] = self.database.each_alone([work])
         assert not isinstance(result, Exception)
         return result
 
@@ -223,7 +223,10 @@ def test_one_requests_fault_harms_no_other_of_its_commit(tmp_path: Path) -> None
     def pay(key: str) -> Answer:
         return desk.pay(database.connection, key, orjson.dumps(payment()))
 
-    first, fault, last = database.in_one_commit([lambda: pay("a"), broken, lambda: pay("b")])
+    with pytest.raises(ZeroDivisionError):
+        database.do([lambda: pay("a"), broken, lambda: pay("b")])
+    assert reports.statement(database.connection, date(2024, 3, 2))["payments"] == []
+    first, fault, last = database.each_alone([lambda: pay("a"), broken, lambda: pay("b")])
     assert isinstance(fault, ZeroDivisionError)
     assert [getattr(first, "status", 0), getattr(last, "status", 0)] == [201, 201]
     assert desk.clock.now().date() == desk.clock.today(database.connection)
@@ -257,13 +260,13 @@ def test_every_commit_reaches_the_disk_before_it_is_answered(tmp_path: Path) -> 
 
 def test_requests_that_arrive_together_share_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     together: list[int] = []
-    commit = Database.in_one_commit
+    do = Database.do
 
     def recorded(self: Database, works: Any) -> Any:
         together.append(len(works))
-        return commit(self, works)
+        return do(self, works)
 
-    monkeypatch.setattr(Database, "in_one_commit", recorded)
+    monkeypatch.setattr(Database, "do", recorded)
     server = Server(tmp_path / "sandbox.db", "key", Desk(LIFETIME, Clock()))
 
     async def post_many() -> set[int]:

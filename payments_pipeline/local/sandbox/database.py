@@ -5,14 +5,12 @@ Belongs here: DDL, pragmas, transactions. Does not belong here: what a request d
 
 from __future__ import annotations
 
-import logging
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
-log = logging.getLogger(__name__)
 
 #: Version of the tables below, kept in the file.
 VERSION = 2
@@ -99,36 +97,43 @@ class Database:
         finally:
             self.connection.execute("ROLLBACK")
 
-    def in_one_commit(self, works: Sequence[Callable[[], T]]) -> list[T | Exception]:
-        """Do the work of several requests in one durable commit.
+    def do(self, works: Sequence[Callable[[], T]]) -> list[T | Exception]:
+        """Do the work of several requests in one transaction, for `commit` to make durable.
 
-        Returns:
-            What each gave. Where any of them raises, nothing of all was done and each is done again in a commit of its
-            own: a fault of one request is never another's.
+        Raises:
+            Exception: what any of them raised, or the database; nothing of all was done.
         """
+        self.connection.execute("BEGIN IMMEDIATE")
         try:
-            return self._commit(works)
-        except Exception:
-            if len(works) > 1:
-                log.exception("%d requests could not be committed together; each is committed alone", len(works))
+            return [work() for work in works]
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def commit(self) -> None:
+        """Commit, and return once the disk has it; this is the only step that waits for the disk."""
+        try:
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def each_alone(self, works: Sequence[Callable[[], T]]) -> list[T | Exception]:
+        """Do and commit each request's work alone, so that a fault of one is never another's; a fault is its result."""
         results: list[T | Exception] = []
         for work in works:
             try:
-                results += self._commit([work])
+                result = self.do([work])
+                self.commit()
             except Exception as error:  # noqa: BLE001 - handed to whoever asked
                 results.append(error)
+            else:
+                results += result
         return results
 
-    def _commit(self, works: Sequence[Callable[[], T]]) -> list[T | Exception]:
-        self.connection.execute("BEGIN IMMEDIATE")
-        try:
-            results: list[T | Exception] = [work() for work in works]
-            self.connection.execute("COMMIT")
-        except BaseException:
-            if self.connection.in_transaction:
-                self.connection.execute("ROLLBACK")
-            raise
-        return results
+    def _roll_back(self) -> None:
+        if self.connection.in_transaction:
+            self.connection.execute("ROLLBACK")
 
 
 def add_digests(one: str, other: str) -> str:

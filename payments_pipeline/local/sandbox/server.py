@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -48,7 +49,7 @@ class Server:
         self._authorization = f"Bearer {api_key}".encode()
         self._faults = Faults()
         self._writing, self._reading = Database(path), Database(path)
-        # One thread each: commits take turns, and a long report holds up no payment.
+        # One thread each: commits take turns, and a long report holds up no commit.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
         self._queue: asyncio.Queue[tuple[Work, asyncio.Future[Answer]]] = asyncio.Queue()
@@ -89,15 +90,17 @@ class Server:
     # Work
 
     async def _write(self) -> None:
-        """Commit whatever has arrived together, again and again; no answer leaves before its commit."""
-        loop = asyncio.get_running_loop()
+        """Commit whatever has arrived together, again and again; no answer leaves before its commit.
+
+        The work is done here and the waiting for the disk in a thread, so that requests are taken in meanwhile;
+        statements in a thread of their own would only pass the interpreter's lock to and fro.
+        """
         connection = self._writing.connection
         while True:
             batch = [await self._queue.get()]
             while len(batch) < TOGETHER and not self._queue.empty():
                 batch.append(self._queue.get_nowait())
-            works = [lambda work=work: work(connection) for work, _ in batch]
-            results = await loop.run_in_executor(self._writer, self._writing.in_one_commit, works)
+            results = await self._do_together([partial(work, connection) for work, _ in batch])
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():
                     continue
@@ -105,6 +108,16 @@ class Server:
                     future.set_exception(result)
                 else:
                     future.set_result(result)
+
+    async def _do_together(self, works: list[Callable[[], Answer]]) -> list[Answer | Exception]:
+        loop = asyncio.get_running_loop()
+        try:
+            results = self._writing.do(works)
+            await loop.run_in_executor(self._writer, self._writing.commit)
+        except Exception:
+            log.exception("%d requests could not be committed together; each is committed alone", len(works))
+            return await loop.run_in_executor(self._writer, self._writing.each_alone, works)
+        return results
 
     async def _commit(self, work: Work) -> Answer:
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
