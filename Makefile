@@ -36,7 +36,7 @@ up: .venv/installed ## everything running, the Dagster UI on 127.0.0.1:3000
 
 test: .venv/installed-test ## lint and all tests
 	$(MAKE) lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/installed-test ## format, lint and types, warnings as errors
 	$(BIN)/ruff format --check .

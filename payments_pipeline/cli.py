@@ -175,7 +175,7 @@ def _take_grown_reports_in(runs: DayRuns, settings: Settings) -> list[date]:
 def status(day: datetime | None, party: str | None, instruction_id: str | None, as_json: bool) -> None:
     """Show what waits and why, what is under way, and what broke."""
     from payments_pipeline import status as queries
-    from payments_pipeline.printing import tables
+    from payments_pipeline.printing import tables_text
 
     with _servers(load_settings()) as (_settings, endpoints):
         if instruction_id is not None:
@@ -187,7 +187,7 @@ def status(day: datetime | None, party: str | None, instruction_id: str | None, 
             for row in rows:
                 _print({"part": part, **row})
     else:
-        tables(parts)
+        click.echo(tables_text(parts))
 
 
 @commands.command()
@@ -238,8 +238,13 @@ def demo(seed: int, as_json: bool) -> None:
     """Generate a sample season, run seven match days and those that settle them, and verify the result."""
     from payments_pipeline.demo import run_demo
 
-    settings = load_settings()
-    sys.exit(run_demo(settings, seed=seed, day_runs=_day_runs, show=_show_summary if not as_json else _show_json))
+    show, say = (_show_json, _to_people) if as_json else (_show_summary, click.echo)
+    sys.exit(run_demo(load_settings(), seed=seed, day_runs=_day_runs, show=show, say=say))
+
+
+def _to_people(words: str) -> None:
+    """Keep standard output for objects."""
+    click.echo(words, err=True)
 
 
 def _show_json(summary: DaySummary) -> None:

@@ -6,7 +6,7 @@ Belongs here: the story and its order. Does not belong here: the data (`local.sa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.exports import read_partition
 from payments_pipeline.local.sample_data import SampleSeason, write_sample_season
 from payments_pipeline.local.stack import Endpoints
-from payments_pipeline.printing import rule_line, tables
+from payments_pipeline.printing import rule_line, tables_text
 from payments_pipeline.settings import Settings
 from payments_pipeline.verify import verify
 
@@ -33,7 +33,9 @@ MARKER = ".sample_season"
 OpenRuns = Callable[[Settings], AbstractContextManager[tuple[DayRuns, Settings, Endpoints]]]
 
 
-def run_demo(settings: Settings, *, seed: int, day_runs: OpenRuns, show: Callable[[DaySummary], None]) -> int:
+def run_demo(
+    settings: Settings, *, seed: int, day_runs: OpenRuns, show: Callable[[DaySummary], None], say: Callable[[str], None]
+) -> int:
     """Run the demo; gives the exit code.
 
     Args:
@@ -41,6 +43,7 @@ def run_demo(settings: Settings, *, seed: int, day_runs: OpenRuns, show: Callabl
         seed: of the generated season.
         day_runs: opens servers and runs.
         show: prints a day.
+        say: prints a line for people.
 
     Raises:
         ConfigurationError: the landing zone or reference data is somebody else's; nothing was written.
@@ -62,15 +65,17 @@ def run_demo(settings: Settings, *, seed: int, day_runs: OpenRuns, show: Callabl
             _fund(found, endpoints, day)
             summaries.append(summary)
             show(summary)
-        _print_steps(summaries)
-        click.echo("\nWhat settled, what waits and why:\n")
-        tables(status.overall(endpoints.postgres_url))
-        click.echo("Verify recomputes the rules from what is stored, by code of its own:\n")
+        say("\nHow long each step took, in seconds, the median day and the longest:\n")
+        for line in _step_lines(summaries):
+            say(line)
+        say("\nWhat settled, what waits and why:\n")
+        say(tables_text(status.overall(endpoints.postgres_url)))
+        say("Verify recomputes the rules from what is stored, by code of its own:\n")
         results = list(verify(endpoints.postgres_url, found))
         for result in results:
-            click.echo(rule_line(result))
+            say(rule_line(result))
     broken = sum(not result.ok for result in results)
-    click.echo(
+    say(
         f"\n{len(results) - broken} of {len(results)} rules hold. The Dagster UI shows these runs: start it with "
         f"`make up` and open http://127.0.0.1:{settings.ui_port}. Run the demo again: nothing is paid twice."
     )
@@ -127,9 +132,8 @@ async def _wire(endpoints: Endpoints, day: date, fundings: list[dict[str, object
                 response.raise_for_status()
 
 
-def _print_steps(summaries: list[DaySummary]) -> None:
-    click.echo("\nHow long each step took, in seconds, the median day and the longest:\n")
+def _step_lines(summaries: list[DaySummary]) -> Iterator[str]:
     names = list(dict.fromkeys(step for summary in summaries for step in summary.steps))
     for name in names:
         taken = sorted(summary.steps[name] for summary in summaries if name in summary.steps)
-        click.echo(f"  {name:<22} {taken[len(taken) // 2]:6.2f} {taken[-1]:6.2f}")
+        yield f"  {name:<22} {taken[len(taken) // 2]:6.2f} {taken[-1]:6.2f}"

@@ -13,6 +13,7 @@ from payments_pipeline.domain.money import format_minor
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from payments_pipeline.day_runs import DaySummary
     from payments_pipeline.verify import RuleResult
@@ -47,17 +48,23 @@ def rule_line(result: RuleResult) -> str:
     return "\n".join([head, *(f"       {words}" for words in result.breaches)])
 
 
-def tables(parts: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Print named lists of rows as tables."""
+def tables_text(parts: Mapping[str, list[dict[str, Any]]]) -> str:
+    """Lay named lists of rows out as tables, as wide as the terminal."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console(highlight=False)
+    with console.capture() as capture:
+        _print_tables(console, Table, parts)
+    return capture.get()
+
+
+def _print_tables(console: Console, new_table: type[Table], parts: Mapping[str, list[dict[str, Any]]]) -> None:
     for part, rows in parts.items():
         if not rows:
             console.print(f"{part.replace('_', ' ')}: none\n")
             continue
-        table = Table(title=part.replace("_", " "), title_justify="left")
+        table = new_table(title=part.replace("_", " "), title_justify="left")
         for column in rows[0]:
             is_number = column.endswith(("_minor", "items", "instructions"))
             table.add_column(column, justify="right" if is_number else "left")

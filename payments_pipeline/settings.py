@@ -9,7 +9,7 @@ import tomllib
 from datetime import date
 from pathlib import Path
 from typing import Annotated
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,8 +19,10 @@ from payments_pipeline.domain.policy import Policy
 
 
 def _known_zone(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError(f"{name!r} is no IANA time zone; write one such as Europe/London")
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):  # not found, or no name of a file
+        raise ValueError(f"{name!r} is no IANA time zone; write one such as Europe/London") from None
     return name
 
 

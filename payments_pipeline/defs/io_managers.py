@@ -151,6 +151,7 @@ class PostgresIOManager(dg.ConfigurableIOManager):
         description="Make a table from its declaration where there is none; else that is an error.",
     )
     preview_rows: int = Field(default=_PREVIEW_ROWS, ge=0, le=100, description="Rows shown in the output's metadata.")
+    _found: str = PrivateAttr(default="")
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
         """Write one partition in one transaction.
@@ -197,13 +198,15 @@ class PostgresIOManager(dg.ConfigurableIOManager):
 
     @property
     def address(self) -> str:
-        """The database's address, found when it is used."""
+        """The database's address, looked for once, when it is used."""
         if self.url:
             return self.url
-        from payments_pipeline.local.stack import locate
-        from payments_pipeline.settings import load_settings
+        if not self._found:
+            from payments_pipeline.local.stack import locate
+            from payments_pipeline.settings import load_settings
 
-        return str(locate(load_settings()).postgres_url)
+            self._found = locate(load_settings()).postgres_url
+        return self._found
 
     def _table(self, name: str) -> Table:
         schema = _declared(self.schemas, name)

@@ -8,7 +8,7 @@ from datetime import date
 from zoneinfo import ZoneInfo
 
 import dagster as dg
-from pydantic import SecretStr
+from pydantic import Field, PrivateAttr
 
 from payments_pipeline import code_version
 from payments_pipeline.defs.io_managers import ParquetIOManager, PostgresIOManager
@@ -80,17 +80,21 @@ class MoneyZone(dg.ConfigurableResource):
     """The business database, and the policy that what is written there follows.
 
     Attributes:
-        named_url: address with the run-time login; empty for the embedded server that runs in the home.
         policy_json: the policy file's content, as JSON.
+        named_url: address with the run-time login; empty for the one that settings or the stack in the home say.
     """
 
-    named_url: str
     policy_json: str
+    named_url: str = Field(default="", repr=False)
+
+    _found: str = PrivateAttr(default="")
 
     @property
     def url(self) -> str:
-        """Address with the run-time login."""
-        return self.named_url or locate(load_settings()).postgres_url
+        """Address with the run-time login, looked for once."""
+        if not self._found:
+            self._found = self.named_url or locate(load_settings()).postgres_url
+        return self._found
 
     @property
     def policy(self) -> Policy:
@@ -103,13 +107,13 @@ class PayoutGateway(dg.ConfigurableResource):
 
     Attributes:
         name: which adapter.
-        named_url: its address; empty for the embedded sandbox that runs in the home.
-        named_key: its API key; empty for the embedded sandbox's.
+        named_url: its address; empty for the one that settings or the stack in the home say.
+        named_key: its API key, with the address.
     """
 
     name: str
-    named_url: str
-    named_key: str
+    named_url: str = ""
+    named_key: str = Field(default="", repr=False)
 
     def processor(self) -> PayoutProcessor:
         """Give the adapter, unopened."""
@@ -120,21 +124,17 @@ class PayoutGateway(dg.ConfigurableResource):
 
 
 def build_resources(settings: Settings) -> dict[str, object]:
-    """Give every resource and IO manager by key; nothing is opened."""
-    database = _secret(settings.postgres_url)
+    """Give every resource and IO manager by key; nothing is opened.
+
+    Addresses with secrets are left empty, and found when they are used: what a resource is given, the UI shows.
+    """
     return {
         "inputs": Inputs(landing_url=settings.landing, reference_url=settings.reference, timezone=settings.timezone),
-        "money_zone": MoneyZone(named_url=database, policy_json=load_policy(settings).model_dump_json()),
-        "gateway": PayoutGateway(
-            name=settings.processor, named_url=settings.processor_url or "", named_key=_secret(settings.processor_key)
-        ),
+        "money_zone": MoneyZone(policy_json=load_policy(settings).model_dump_json()),
+        "gateway": PayoutGateway(name=settings.processor),
         "s3_parquet": ParquetIOManager(storage_url=settings.storage),
-        "postgres": PostgresIOManager(url=database),
+        "postgres": PostgresIOManager(url=""),
     }
-
-
-def _secret(value: SecretStr | None) -> str:
-    return value.get_secret_value() if value is not None else ""
 
 
 def run_info(context: dg.AssetExecutionContext) -> RunInfo:

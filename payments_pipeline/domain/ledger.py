@@ -178,6 +178,8 @@ def plan_posting(
 
     Source: docs/concepts/posting.md.
     """
+    if matches.empty and posted_matches.empty:
+        return _NOTHING
     current = share_entries(shares)
     keys_now = participant_keys(participants)
     state = _text_frame(matches, MATCH_STATE).merge(
@@ -222,6 +224,34 @@ MATCH_STATE = [
     "payout_policy",
     "revenue_minor",
 ]
+
+
+_ENTRY_COLUMNS = [
+    "entry_id",
+    "journal_id",
+    "kind",
+    "day",
+    "account",
+    "party_id",
+    "currency",
+    "debit_minor",
+    "credit_minor",
+    "is_item",
+    "match_id",
+    "pot",
+    "pot_party_id",
+    "line_no",
+    "recipient",
+    "schedule_version",
+    "posting_no",
+]
+#: Of a day on which nothing was played and nothing is posted.
+_NOTHING = PostingPlan(
+    matches=pd.DataFrame(columns=["posting_no", "is_open", "participants", *MATCH_STATE], dtype=object),
+    journals=pd.DataFrame(columns=["match_id", "posting_no", "journal_id"], dtype=object),
+    entries=pd.DataFrame(columns=_ENTRY_COLUMNS, dtype=object),
+    breaks=pd.DataFrame(columns=["match_id", "reason", "words"], dtype=object),
+)
 
 
 def _text_frame(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

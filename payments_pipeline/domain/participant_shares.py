@@ -41,6 +41,8 @@ def compute_shares(
 
     Source: docs/concepts/allocation.md.
     """
+    if matches.empty:
+        return _empty_frame()
     match = _matches(matches, competitions)
     people = _plain(participants[["match_id", "party_id", "club_id", "role"]]).merge(
         match[["match_id", "match"]], on="match_id", how="inner"
@@ -65,6 +67,13 @@ def compute_shares(
         ),
     )
     return _frame(match, pots, claims, given, left)
+
+
+def _empty_frame() -> pd.DataFrame:
+    numbers = {"line_no", "amount_minor"}
+    return pd.DataFrame(
+        {name: pd.Series([], dtype="int64" if name in numbers else object) for name in PARTICIPANT_SHARES.names}
+    )
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:

@@ -98,6 +98,8 @@ def plan_sweep(
 
     Source: docs/concepts/sweeping.md.
     """
+    if items.empty:
+        return _NOTHING
     waiting = items[items["wait"].notna()].rename(columns={"wait": "reason"})
     free = items[items["wait"].isna()].sort_values(["party_id", "currency", "item_id"], ignore_index=True)
     nets = _nets(free, parties, failing, policy)
@@ -112,6 +114,29 @@ def plan_sweep(
     )
     assert len(claims) + int(deferrals["items"].sum()) == len(items), "an item was neither claimed nor deferred"
     return SweepPlan(instructions=instructions, claims=claims, deferrals=deferrals)
+
+
+#: Of a sweep that finds no item.
+_NOTHING = SweepPlan(
+    instructions=pd.DataFrame(
+        {
+            name: pd.Series([], dtype="int64" if name == "amount_minor" else object)
+            for name in (
+                "party_id",
+                "currency",
+                "direction",
+                "amount_minor",
+                "token",
+                "instruction_id",
+                "digest",
+                "state",
+                "reason",
+            )
+        }
+    ),
+    claims=pd.DataFrame(columns=["item_id", "claim_no", "instruction_id"], dtype=object),
+    deferrals=pd.DataFrame(columns=["party_id", "currency", "reason", "items", "amount_minor"], dtype=object),
+)
 
 
 def _per_currency(currencies: pd.Series, policy: Policy, limit: str) -> pd.Series:

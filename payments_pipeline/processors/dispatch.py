@@ -7,6 +7,7 @@ Belongs here: the order of committing, sending and committing again. Does not be
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -224,6 +225,8 @@ class Dispatch:
         for attempt, answer in answers:
             if answer is None:
                 continue
+            if answer.request_sha256 not in (None, hashlib.sha256(attempt.request).hexdigest()):
+                continue  # the key stands for another request: what became of ours a person must find out
             if answer.status is LookUpStatus.ACCEPTED:
                 moves.append((attempt.instruction_id, State.SUBMITTED, "looked up: the processor has it"))
             elif answer.status is LookUpStatus.REJECTED:
