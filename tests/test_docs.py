@@ -26,7 +26,7 @@ def page(name: str) -> str:
 
 
 CHECKS = [spec for assets in defs.assets or [] for spec in assets.check_specs]  # type: ignore[union-attr]  # ours are all definitions
-ASSETS = [key.to_user_string() for assets in defs.assets or [] for key in assets.keys]  # type: ignore[union-attr]  # as above
+ASSETS = sorted(key.to_user_string() for assets in defs.assets or [] for key in assets.keys)  # type: ignore[union-attr]  # as above
 TABLES = [
     name
     for path in sorted(MIGRATIONS.glob("*.sql"))
