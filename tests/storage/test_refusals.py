@@ -1,0 +1,496 @@
+"""What Postgres itself refuses, whoever asks and whatever the program does."""
+
+import datetime as dt
+import itertools
+import uuid
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, parties_frame, policy
+from psycopg import errors, sql
+
+from payments_pipeline.domain.lifecycle import TRANSITIONS, State
+
+APPEND_ONLY = [
+    "day_postings", "posting_breaks", "match_postings", "journals", "ledger_entries", "sweeps", "sweep_deferrals",
+    "payout_instructions", "instruction_claims", "claim_releases", "lifecycle", "instruction_events", "payout_attempts",
+    "payout_attempt_outcomes", "report_intakes", "report_balances", "report_lines", "settlement_records", "alerts",
+    "alert_deliveries",
+]  # fmt: skip
+PARTIES = parties_frame(a="active", b="active", c="on_hold")
+SKIPPED = [pair for pair in itertools.product([None, *State], State) if pair not in TRANSITIONS]
+
+
+@pytest.fixture
+def zone(database) -> MoneyZone:
+    """Approved for a (600), held for b (5000); c's 300 are open."""
+    zone = MoneyZone(database.url)
+    zone.owe(a=600, b=5000, c=300)
+    zone.sweep(PARTIES, policy=policy(instruction_limit_minor=1000))
+    return zone
+
+
+def _connect(url: str) -> psycopg.Connection:
+    return psycopg.connect(url, autocommit=True, options="-c search_path=payments")
+
+
+@pytest.fixture
+def runtime(zone, database) -> Iterator[psycopg.Connection]:
+    with _connect(database.url) as connection:
+        yield connection
+
+
+@pytest.fixture
+def superuser(zone, database) -> Iterator[psycopg.Connection]:
+    with _connect(database.superuser_url) as connection:
+        yield connection
+
+
+def test_every_table_that_is_no_projection_is_listed_here(runtime):
+    tables = runtime.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'payments'").fetchall()
+    others = {name for (name,) in tables} - set(APPEND_ONLY)
+    assert others == {"open_items", "instruction_states", "reconciliation"}
+
+
+@pytest.mark.parametrize("login", ["migrator_url", "superuser_url", "url"])
+def test_no_row_is_ever_changed_or_removed(database, login):
+    error = errors.InsufficientPrivilege if login == "url" else errors.RestrictViolation
+    with _connect(getattr(database, login)) as connection:
+        for table in APPEND_ONLY:
+            column = connection.execute(
+                "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1", (table,)
+            ).fetchone()[0]
+            names = {"table": sql.Identifier(table), "column": sql.Identifier(column)}
+            for statement in (
+                "UPDATE {table} SET {column} = {column}",
+                "DELETE FROM {table}",
+                "TRUNCATE {table} CASCADE",
+            ):
+                with pytest.raises(error):
+                    connection.execute(sql.SQL(statement).format(**names))
+
+
+def _journal(connection, day=DAY, kind="fee") -> uuid.UUID:
+    journal = uuid.uuid4()
+    connection.execute(
+        """INSERT INTO journals (journal_id, kind, day, processor, entry_reference, run_id, code_version)
+           VALUES (%s, %s, %s, 'p', %s, 'r', '1')""",
+        (journal, kind, day, str(journal)),
+    )
+    return journal
+
+
+def _entries(connection, journal, *amounts, currency="GBP", kind="fee", day=DAY):
+    """Insert `(account, debit)` lines of a journal in one statement; a debit below zero is a credit."""
+    rows = [
+        (uuid.uuid4(), journal, kind, day, account, currency, max(debit, 0), max(-debit, 0))
+        for account, debit in amounts
+    ]
+    values = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, false)"] * len(rows))
+    connection.execute(
+        f"""INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, currency, debit_minor, credit_minor,
+            is_item) VALUES {values}""",
+        list(itertools.chain.from_iterable(rows)),
+    )
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_a_journal_that_does_not_balance_is_refused(login, request):
+    connection = request.getfixturevalue(login)
+    with pytest.raises(errors.CheckViolation, match="does not balance"), connection.transaction():
+        _entries(connection, _journal(connection), ("fees:p", 5), ("cash:p", -4))
+    with connection.transaction():
+        _entries(connection, _journal(connection), ("fees:p", 5), ("cash:p", -5))
+
+
+def test_currencies_do_not_make_up_for_each_other(runtime):
+    insert = """INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, currency, debit_minor,
+                    credit_minor, is_item)
+                VALUES (gen_random_uuid(), %(j)s, 'fee', %(d)s, 'fees:p', 'GBP', 5, 0, false),
+                       (gen_random_uuid(), %(j)s, 'fee', %(d)s, 'cash:p', 'EUR', 0, 5, false)"""
+    with pytest.raises(errors.CheckViolation, match="does not balance"), runtime.transaction():
+        runtime.execute(insert, {"j": _journal(runtime), "d": DAY})
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_a_journal_is_closed_when_its_transaction_ends(login, request):
+    connection = request.getfixturevalue(login)
+    with connection.transaction():
+        journal = _journal(connection)
+    with pytest.raises(errors.RestrictViolation, match="was closed"):
+        _entries(connection, journal, ("fees:p", 5), ("cash:p", -5))
+
+
+@pytest.mark.parametrize("other", [{"day": NEXT}, {"kind": "funding"}])
+def test_entries_have_their_journals_kind_and_day(runtime, other):
+    with pytest.raises(errors.RestrictViolation, match="differs in kind or day"), runtime.transaction():
+        _entries(runtime, _journal(runtime), ("fees:p", 5), ("cash:p", -5), **other)
+
+
+@pytest.mark.parametrize("amounts", [(0, 0), (5, 5), (-5, 0)])
+def test_a_line_is_either_a_debit_or_a_credit_and_never_negative(runtime, amounts):
+    with pytest.raises(errors.CheckViolation), runtime.transaction():
+        runtime.execute(
+            """INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, currency, debit_minor,
+                   credit_minor, is_item) VALUES (gen_random_uuid(), %s, 'fee', %s, 'fees:p', 'GBP', %s, %s, false)""",
+            (_journal(runtime), DAY, *amounts),
+        )
+
+
+@pytest.mark.parametrize(
+    ("column", "value"), [("created_xid", "'1'"), ("posted_at", "now()")], ids=["created_xid", "posted_at"]
+)
+def test_the_runtime_login_cannot_state_when_a_journal_was_made(runtime, column, value):
+    with pytest.raises(errors.InsufficientPrivilege):
+        runtime.execute(
+            f"""INSERT INTO journals (journal_id, kind, day, run_id, code_version, {column})
+                VALUES (gen_random_uuid(), 'refund', '2024-01-01', 'r', '1', {value})"""
+        )
+
+
+@pytest.mark.parametrize("login", ["runtime", "approver"])
+def test_no_login_can_write_an_event_in_anothers_name(login, zone, database):
+    url = database.url if login == "runtime" else database.approver_url
+    with _connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(
+            """INSERT INTO instruction_events
+                   (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id, login)
+               VALUES (%s, 3, 'held', 'approved', %s, 'x', 'x', 'x', 'payments_approver_demo')""",
+            (zone.instruction("b"), DAY),
+        )
+
+
+def _instruct(connection, party="c", amount=300, direction="credit") -> uuid.UUID:
+    instruction = uuid.uuid4()
+    connection.execute(
+        """INSERT INTO payout_instructions (instruction_id, sweep_day, sweep_seq, party_id, currency, direction,
+               amount_minor, processor, token, digest, policy_version, maker, run_id, code_version)
+           VALUES (%s, %s, 1, %s, 'GBP', %s, %s, 'sandbox', 't', 'd', '1', 'm', 'r', '1')""",
+        (instruction, DAY, party, direction, amount),
+    )
+    return instruction
+
+
+def _claim(connection, instruction, party, claim_no=1):
+    connection.execute(
+        """INSERT INTO instruction_claims
+           SELECT entry_id, %s, %s FROM ledger_entries WHERE party_id = %s AND is_item""",
+        (claim_no, instruction, party),
+    )
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+@pytest.mark.parametrize("claim_no", [1, 2])
+def test_an_item_under_a_live_instruction_cannot_be_claimed(login, claim_no, request):
+    connection = request.getfixturevalue(login)
+    with pytest.raises((errors.RestrictViolation, errors.UniqueViolation)), connection.transaction():
+        _claim(connection, _instruct(connection, "a", 600), "a", claim_no)
+
+
+def test_an_open_item_can_be_claimed_by_its_own_party_alone(runtime):
+    with pytest.raises(errors.RestrictViolation, match="not an open item of the party"), runtime.transaction():
+        _claim(runtime, _instruct(runtime, "a", 300), "c")
+    with runtime.transaction():
+        _claim(runtime, _instruct(runtime), "c")
+
+
+def test_an_instruction_is_for_the_net_of_its_items(runtime):
+    for amount, direction in [(301, "credit"), (299, "credit"), (300, "debit")]:
+        with pytest.raises(errors.CheckViolation, match="net to 300"), runtime.transaction():
+            _claim(runtime, _instruct(runtime, "c", amount, direction), "c")
+
+
+def test_no_item_is_added_to_an_instruction_of_an_earlier_transaction(runtime):
+    instruction = _instruct(runtime)
+    with pytest.raises(errors.RestrictViolation, match="earlier transaction"):
+        _claim(runtime, instruction, "c")
+
+
+def test_an_item_is_claimed_by_one_of_two_instructions_made_at_once(runtime, database):
+    with _connect(database.url) as other, runtime.transaction():
+        _claim(runtime, _instruct(runtime), "c")
+        other.execute("SET lock_timeout = '200ms'")
+        with pytest.raises(errors.LockNotAvailable), other.transaction():
+            _claim(other, _instruct(other), "c")
+
+
+def test_an_instruction_without_items_cannot_be_born(runtime):
+    with pytest.raises(errors.RestrictViolation, match="claims no item"), runtime.transaction():
+        _event(runtime, _instruct(runtime), 1, None, "created")
+
+
+def _event(connection, instruction, seq, before, after):
+    connection.execute(
+        """INSERT INTO instruction_events
+               (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id)
+           VALUES (%s, %s, %s, %s, %s, 'x', 'x', 'x')""",
+        (instruction, seq, before, after, DAY),
+    )
+
+
+def _release(connection, instruction):
+    connection.execute(
+        """INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
+           SELECT item_id, claim_no, %s, false, 'r' FROM instruction_claims WHERE instruction_id = %s""",
+        (DAY, instruction),
+    )
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_a_live_instruction_does_not_give_its_items_back(login, zone, request):
+    connection = request.getfixturevalue(login)
+    for party in "ab":
+        with pytest.raises(errors.RestrictViolation, match="cannot be released"):
+            _release(connection, zone.instruction(party))
+
+
+def test_items_are_given_back_once(zone, runtime):
+    instruction = zone.instruction("a")
+    _event(runtime, instruction, 3, "approved", "cancelled")
+    _release(runtime, instruction)
+    with pytest.raises(errors.UniqueViolation):
+        _release(runtime, instruction)
+    assert zone.open_items() == {"a": 600, "c": 300}
+
+
+def test_a_released_item_is_claimed_again_under_the_next_number(zone, runtime):
+    instruction = zone.instruction("a")
+    _event(runtime, instruction, 3, "approved", "cancelled")
+    _release(runtime, instruction)
+    for wrong in (1, 3):
+        with pytest.raises((errors.RestrictViolation, errors.UniqueViolation)), runtime.transaction():
+            _claim(runtime, _instruct(runtime, "a", 600), "a", wrong)
+    with runtime.transaction():
+        _claim(runtime, _instruct(runtime, "a", 600), "a", 2)
+
+
+def test_postgres_knows_the_same_transitions_as_the_program(zone):
+    assert set(zone.rows("SELECT from_state, to_state FROM lifecycle")) == {
+        (None if before is None else str(before), str(after)) for before, after in TRANSITIONS
+    }
+
+
+def _in_state(connection, instruction, state):
+    """Put the instruction into any state with the triggers off; gives the seq of its last event."""
+    with connection.transaction():
+        connection.execute("SET LOCAL session_replication_role = replica")
+        connection.execute("DELETE FROM instruction_events WHERE instruction_id = %s", (instruction,))
+        if state is None:
+            return 0
+        _event(connection, instruction, 1, None, state)
+    return 1
+
+
+def test_no_state_is_skipped_by_anybody(zone, superuser):
+    instruction = zone.instruction("a")
+    for before, after in SKIPPED:
+        seq = _in_state(superuser, instruction, before)
+        with pytest.raises(errors.RestrictViolation, match="not a transition that can follow"):
+            _event(superuser, instruction, seq + 1, before, after)
+
+
+def test_an_event_says_what_the_state_was(zone, runtime):
+    with pytest.raises(errors.RestrictViolation, match="not a transition that can follow"):
+        _event(runtime, zone.instruction("a"), 3, "held", "cancelled")
+    with pytest.raises(errors.RestrictViolation, match="not a transition that can follow"):
+        _event(runtime, zone.instruction("a"), 4, "approved", "cancelled")
+    with pytest.raises(errors.UniqueViolation):
+        _event(runtime, zone.instruction("a"), 2, "created", "cancelled")
+
+
+def test_only_a_sum_of_zero_is_netted(zone, superuser):
+    instruction = zone.instruction("a")
+    with superuser.transaction():
+        superuser.execute("SET LOCAL session_replication_role = replica")
+        superuser.execute("DELETE FROM instruction_events WHERE instruction_id = %s AND seq > 1", (instruction,))
+    with pytest.raises(errors.RestrictViolation, match="netted is for a sum of zero"):
+        _event(superuser, instruction, 2, "created", "netted")
+
+
+def test_what_is_over_its_limit_is_approved_by_a_login_of_approvers_alone(zone, runtime, database):
+    with pytest.raises(errors.InsufficientPrivilege, match="only a login of payments_approver"):
+        _event(runtime, zone.instruction("b"), 3, "held", "approved")
+    with _connect(database.migrator_url) as owner, pytest.raises(errors.InsufficientPrivilege):
+        _event(owner, zone.instruction("b"), 3, "held", "approved")
+    with _connect(database.approver_url) as approver:
+        _event(approver, zone.instruction("b"), 3, "held", "approved")
+    assert zone.states()[f"b {DAY}"] == "approved"
+
+
+def test_an_approver_writes_neither_ledger_nor_instructions_nor_attempts(zone, database):
+    with _connect(database.approver_url) as approver:
+        with pytest.raises(errors.InsufficientPrivilege):
+            _journal(approver)
+        with pytest.raises(errors.InsufficientPrivilege):
+            _instruct(approver)
+        with pytest.raises(errors.InsufficientPrivilege):
+            _attempt(approver, zone.instruction("a"))
+
+
+def _attempt(connection, instruction, attempt_no=1, key=None, request=b"pay", deadline="2030-01-01"):
+    connection.execute(
+        """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
+               execute_on, not_after, dispatched_on, run_id)
+           VALUES (%(i)s, %(n)s, %(k)s, %(r)s, encode(sha256(%(r)s), 'hex'), %(d)s, %(t)s, %(d)s, 'r')""",
+        {"i": instruction, "n": attempt_no, "k": key or instruction, "r": request, "d": DAY, "t": deadline},
+    )
+
+
+def _outcome(connection, instruction, outcome, attempt_no=1):
+    connection.execute(
+        "INSERT INTO payout_attempt_outcomes (instruction_id, attempt_no, outcome) VALUES (%s, %s, %s)",
+        (instruction, attempt_no, outcome),
+    )
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_nothing_is_attempted_for_an_instruction_that_is_not_being_sent(login, zone, request):
+    connection = request.getfixturevalue(login)
+    for party in "ab":
+        with pytest.raises(errors.RestrictViolation, match="attempt 1 refused"):
+            _attempt(connection, zone.instruction(party))
+
+
+def test_an_attempt_follows_one_that_is_answered_and_was_not_accepted(zone, runtime):
+    instruction = zone.instruction("a")
+    _event(runtime, instruction, 3, "approved", "submitting")
+    with pytest.raises(errors.RestrictViolation):
+        _attempt(runtime, instruction, 2)
+    _attempt(runtime, instruction)
+    with pytest.raises(errors.UniqueViolation):
+        _attempt(runtime, instruction)
+    with pytest.raises(errors.RestrictViolation, match="the one before it is live"):
+        _attempt(runtime, instruction, 2)
+    _outcome(runtime, instruction, "unavailable")
+    with pytest.raises(errors.UniqueViolation):
+        _outcome(runtime, instruction, "rejected")
+    for other in ({"request": b"pay more"}, {"key": str(uuid.uuid4())}, {"deadline": "2031-01-01"}):
+        with pytest.raises(errors.RestrictViolation, match="its bytes, key or deadline differ"):
+            _attempt(runtime, instruction, 2, **other)
+    _attempt(runtime, instruction, 2)
+
+
+@pytest.mark.parametrize("outcome", ["acknowledged", "rejected"])
+def test_what_was_answered_is_not_sent_again(zone, runtime, outcome):
+    instruction = zone.instruction("a")
+    _event(runtime, instruction, 3, "approved", "submitting")
+    _attempt(runtime, instruction)
+    _outcome(runtime, instruction, outcome)
+    with pytest.raises(errors.RestrictViolation):
+        _attempt(runtime, instruction, 2)
+
+
+def test_a_key_stands_for_one_instruction(zone, runtime, database):
+    instruction, other = zone.instruction("a"), zone.instruction("b")
+    _event(runtime, instruction, 3, "approved", "submitting")
+    _attempt(runtime, instruction, key="one")
+    with _connect(database.approver_url) as approver:
+        _event(approver, other, 3, "held", "approved")
+    _event(runtime, other, 4, "approved", "submitting")
+    with pytest.raises(errors.UniqueViolation):
+        _attempt(runtime, other, key="one")
+
+
+def test_the_kept_hash_is_that_of_the_bytes(zone, runtime):
+    instruction = zone.instruction("a")
+    _event(runtime, instruction, 3, "approved", "submitting")
+    with pytest.raises(errors.CheckViolation):
+        runtime.execute(
+            """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
+                   execute_on, not_after, dispatched_on, run_id)
+               VALUES (%s, 1, 'k', 'x', repeat('0', 64), %s, now(), %s, 'r')""",
+            (instruction, DAY, DAY),
+        )
+
+
+@pytest.mark.parametrize("table", ["open_items", "instruction_states", "lifecycle"])
+@pytest.mark.parametrize("statement", ["DELETE FROM {}", "INSERT INTO {} SELECT * FROM {} LIMIT 0", "TRUNCATE {}"])
+def test_projections_are_written_by_triggers_alone(runtime, table, statement):
+    with pytest.raises(errors.InsufficientPrivilege):
+        runtime.execute(sql.SQL(statement.replace("{}", table)))
+    with pytest.raises(errors.InsufficientPrivilege):
+        runtime.execute("UPDATE open_items SET amount_minor = 1")
+
+
+def test_the_functions_behind_the_triggers_are_nobodys_to_call(runtime):
+    functions = runtime.execute(
+        """SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+           WHERE n.nspname = 'payments' AND has_function_privilege(current_user, p.oid, 'EXECUTE')"""
+    ).fetchall()
+    assert functions == []
+
+
+def _posting(connection, day, no, revision=1, currency="GBP", is_open=True, match_id="m-2024-08-17"):
+    seq = connection.execute(
+        """INSERT INTO day_postings
+               (match_day, seq, input_hashes, matches, shares, entries_posted, run_id, code_version)
+           SELECT %s, coalesce(max(seq), 0) + 1, '{}', 0, 0, 0, 'r', '1' FROM day_postings WHERE match_day = %s
+           RETURNING seq""",
+        (day, day),
+    ).fetchone()[0]
+    connection.execute(
+        """INSERT INTO match_postings (match_id, posting_no, match_day, day_seq, competition_id, revision, content_hash,
+               rules_hash, schedule_version, currency, payout_policy, participants, is_open)
+           VALUES (%s, %s, %s, %s, 'c1', %s, 'h', 'r', 'v', %s, 'immediate', '[]', %s)""",
+        (match_id, no, day, seq, revision, currency, is_open),
+    )
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_a_match_is_posted_under_one_day_in_revisions_that_never_go_back(login, request):
+    connection = request.getfixturevalue(login)
+    later = DAY + dt.timedelta(days=3)
+    _posting(connection, DAY, 2, revision=5)
+    for wrong in [{"no": 3, "revision": 4}, {"no": 5, "revision": 5}, {"no": 3, "revision": 5, "currency": "EUR"}]:
+        with pytest.raises(errors.RestrictViolation, match="does not follow"):
+            _posting(connection, DAY, **wrong)
+    with pytest.raises(errors.RestrictViolation, match="does not follow"):
+        _posting(connection, later, 3, revision=6)
+    _posting(connection, DAY, 3, revision=6, is_open=False)
+    _posting(connection, later, 4, revision=6)
+
+
+def test_a_first_posting_is_numbered_one(runtime):
+    with pytest.raises(errors.RestrictViolation, match="does not follow"):
+        _posting(runtime, DAY, 2, match_id="new")
+
+
+def _post_again(connection, posting_no):
+    """Post every accrual of the match again under a number of our choice."""
+    journal = uuid.uuid4()
+    connection.execute(
+        """INSERT INTO journals (journal_id, kind, day, match_id, posting_no, run_id, code_version)
+           VALUES (%s, 'accrual', %s, 'm-2024-08-17', 2, 'r', '1')""",
+        (journal, DAY),
+    )
+    connection.execute(
+        """INSERT INTO ledger_entries SELECT gen_random_uuid(), %s, kind, day, account, party_id, currency,
+               debit_minor, credit_minor, is_item, match_id, pot, pot_party_id, line_no, recipient,
+               schedule_version, %s FROM ledger_entries WHERE posting_no = 1""",
+        (journal, posting_no),
+    )
+
+
+def test_an_accruals_postings_are_numbered_without_gaps(runtime):
+    for number, error in [(1, errors.UniqueViolation), (3, errors.RestrictViolation)]:
+        with pytest.raises(error), runtime.transaction():
+            _post_again(runtime, number)
+    with runtime.transaction():
+        _post_again(runtime, 2)
+
+
+def test_a_report_line_is_taken_in_once_and_cash_never_without_a_journal(zone, runtime):
+    insert = """INSERT INTO report_lines (processor, entry_reference, report_date, kind, amount_minor, currency,
+                    occurred_at, run_id) VALUES ('p', 'e', '2024-08-18', 'failed', %s, 'GBP', now(), 'r')"""
+    with pytest.raises(errors.CheckViolation):
+        runtime.execute(insert, (5,))
+    runtime.execute(insert, (0,))
+    with pytest.raises(errors.UniqueViolation):
+        runtime.execute(insert, (0,))
+
+
+def test_everything_refused_left_the_money_zone_as_it_was(zone):
+    zone.dispatch(PARTIES, FakeProcessor())
+    assert zone.states() == {f"a {DAY}": "submitted", f"b {DAY}": "held"}
+    assert zone.party_balances_disagree() == []
