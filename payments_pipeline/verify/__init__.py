@@ -6,22 +6,17 @@ holds that none of it is imported.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-import psycopg
-
 from payments_pipeline.settings import Settings
-from payments_pipeline.storage.objects import ObjectStore, open_store
 from payments_pipeline.storage.postgres import connect
-from payments_pipeline.verify.files import FILE_RULES
+from payments_pipeline.verify.files import check_files
 from payments_pipeline.verify.tables import TABLE_RULES
 
 #: Breaches named; the rest are counted.
 SHOWN = 20
 Found = tuple[int, list[str]]
-TableRule = Callable[[psycopg.Connection], Found]
-FileRule = Callable[[psycopg.Connection, ObjectStore, Settings], Found]
 
 
 @dataclass(frozen=True)
@@ -47,15 +42,17 @@ def verify(database_url: str, settings: Settings) -> Iterator[RuleResult]:
     Args:
         database_url: business database.
         settings: where assets and reference data are stored.
+
+    Raises:
+        ConfigurationError: database, storage or reference data cannot be read; what was yielded before holds.
     """
-    store = open_store(settings.storage)
     with connect(database_url) as connection, connection.transaction():
         # One moment of all tables: a run that writes meanwhile is no breach.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-        for rule, query in TABLE_RULES.items():
-            yield _result(rule, query.check(connection))
-        for rule, check in FILE_RULES.items():
-            yield _result(rule, check(connection, store, settings))
+        for rule, check_tables in TABLE_RULES.items():
+            yield _result(rule, check_tables(connection))
+        for rule, found in check_files(connection, settings):
+            yield _result(rule, found)
 
 
 def _result(rule: str, found: Found) -> RuleResult:

@@ -16,9 +16,11 @@ Share = tuple[str, str, str, int, str, str]
 _ROLES = {"each_player": "player", "each_referee": "referee"}
 
 
-def divide_day(matches: list[Row], participants: list[Row], reference: Reference, day: date) -> dict[Share, int]:
-    """Give every share of a day: (match, pot, pot party, line, party, currency) to minor units."""
-    shares: dict[Share, int] = {}
+def divide_day(
+    matches: list[Row], participants: list[Row], reference: Reference, day: date
+) -> dict[Share, tuple[int, str]]:
+    """Give every share of a day: (match, pot, pot party, line, party, currency) to minor units and recipient."""
+    shares: dict[Share, tuple[int, str]] = {}
     people: dict[str, list[Row]] = {}
     for row in participants:
         people.setdefault(row["match_id"], []).append(row)
@@ -32,11 +34,12 @@ def divide_day(matches: list[Row], participants: list[Row], reference: Reference
         squad = people.get(match["match_id"], [])
         for pot, pot_party, club, charge_line, amount in _pots(match, lines, squad):
             dividing = [line for line in lines if line["pot"] == pot and line["method"] != "charge"]
+            names = {0: "suspense"} | {int(line["line_no"]): line["recipient"] for line in dividing}
             if charge_line:
-                shares[match["match_id"], pot, pot_party, charge_line, pot_party, match["currency"]] = -amount
+                shares[match["match_id"], pot, pot_party, charge_line, pot_party, match["currency"]] = -amount, "payer"
             for (line_no, party), minor in _divide(amount, dividing, match, competition, squad, club).items():
                 if minor:
-                    shares[match["match_id"], pot, pot_party, line_no, party, match["currency"]] = minor
+                    shares[match["match_id"], pot, pot_party, line_no, party, match["currency"]] = minor, names[line_no]
     return shares
 
 

@@ -1,11 +1,12 @@
-"""Rules over what is stored in Parquet, beside the tables: pots, the division itself, what was posted for it."""
+"""Rules over what is stored in files, beside the tables: match days, reports, and who may be paid.
+
+Belongs here: reading each day once for all its rules. Does not belong here: the rules of a match day (`rules_shares`).
+"""
 
 from __future__ import annotations
 
 import io
-from collections import defaultdict
 from collections.abc import Iterator
-from datetime import date
 from typing import Any
 
 import psycopg
@@ -13,148 +14,81 @@ import pyarrow.parquet as pq
 
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.objects import ObjectStore, open_store
-from payments_pipeline.verify.division import divide_day
-from payments_pipeline.verify.reference import Reference, read_reference
+from payments_pipeline.verify import rules_shares
+from payments_pipeline.verify.stored_days import ReferenceNow, stored_days, stored_keys
 
-Row = dict[str, Any]
-Key = tuple[str, str, str, int, str, str]
-
-
-def _days(store: ObjectStore) -> Iterator[tuple[date, str]]:
-    for found in store.list("participant_shares/"):
-        day = found.key.split("/")[1].removeprefix("date=")
-        yield date.fromisoformat(day), found.key
+Found = tuple[int, list[str]]
+_REPORTS = "report lines are those of the stored reports"
+_PAYABLE = "no approved instruction is of a party that may not be paid"
+#: In the order in which they are checked.
+FILE_RULES = (*rules_shares.RULES, _REPORTS, _PAYABLE)
 
 
-def _rows(store: ObjectStore, asset: str, day: date) -> list[Row]:
-    rows: list[Row] = pq.read_table(
-        io.BytesIO(store.read(f"{asset}/date={day.isoformat()}/part-0.parquet"))
-    ).to_pylist()
-    return rows
+def check_files(connection: psycopg.Connection, settings: Settings) -> Iterator[tuple[str, Found]]:
+    """Check every rule over files.
+
+    Args:
+        connection: in a transaction that sees one moment.
+        settings: where assets and reference data are stored.
+
+    Yields:
+        Rule, how many were looked at, and the breaches.
+    """
+    store = open_store(settings.storage)
+    reference = ReferenceNow(settings)
+    checked = dict.fromkeys(rules_shares.RULES, 0)
+    breaches: dict[str, list[str]] = {rule: [] for rule in rules_shares.RULES}
+    for stored in stored_days(connection, store, reference):
+        for rule, check in rules_shares.RULES.items():
+            number, found = check(stored)
+            checked[rule] += number
+            breaches[rule] += found
+    for rule in rules_shares.RULES:
+        yield rule, (checked[rule], breaches[rule])
+    yield _REPORTS, report_lines_equal_reports(connection, store)
+    yield _PAYABLE, approved_parties_may_be_paid(connection, reference)
 
 
-def pots_are_conserved(
-    _connection: psycopg.Connection, store: ObjectStore, _settings: Settings
-) -> tuple[int, list[str]]:
-    """Shares of a pot sum to it, to the minor unit."""
-    breaches, pots = [], 0
-    for day, _ in _days(store):
-        revenue = {row["match_id"]: row["revenue_minor"] or 0 for row in _rows(store, "match_results", day)}
-        sums: dict[tuple[str, str, str], int] = defaultdict(int)
-        for row in _rows(store, "participant_shares", day):
-            sums[row["match_id"], row["pot"], row["pot_party_id"]] += row["amount_minor"]
-            if row["amount_minor"] == 0:
-                breaches.append(f"{day}, match {row['match_id']}: a share of 0 for {row['party_id']}")
-        pots += len(sums)
-        expected = {pot: revenue.get(pot[0], 0) if pot[1] == "revenue" else 0 for pot in sums}
-        breaches += [
-            f"{day}, match {pot[0]}, {pot[1]} {pot[2]}: shares sum to {amount}, the pot is {expected[pot]}"
-            for pot, amount in sums.items()
-            if amount != expected[pot]
-        ]
-    return pots, breaches
-
-
-def shares_are_divided_as_the_schedule_says(
-    _connection: psycopg.Connection, store: ObjectStore, settings: Settings
-) -> tuple[int, list[str]]:
-    """The division, row by row in exact fractions, for days whose reference data is what it was."""
-    breaches, checked = [], 0
-    reference: Reference | None = None
-    for day, key in _days(store):
-        reference = reference or read_reference(open_store(settings.reference))
-        metadata = pq.read_schema(io.BytesIO(store.read(key))).metadata or {}
-        if not reference.is_that_of(metadata):
-            continue
-        expected = divide_day(
-            _rows(store, "match_results", day), _rows(store, "match_participants", day), reference, day
-        )
-        stored = {
-            (row["match_id"], row["pot"], row["pot_party_id"], row["line_no"], row["party_id"], row["currency"]): row[
-                "amount_minor"
-            ]
-            for row in _rows(store, "participant_shares", day)
-        }
-        checked += len(stored)
-        breaches += [
-            f"{day}, match {share[0]}, {share[1]} line {share[3]}, {share[4]}: stored {stored.get(share, 0)}, the "
-            f"schedule says {expected.get(share, 0)}"
-            for share in sorted(expected.keys() | stored.keys())
-            if expected.get(share, 0) != stored.get(share, 0)
-        ]
-    return checked, breaches
-
-
-def postings_equal_shares(
-    connection: psycopg.Connection, store: ObjectStore, _settings: Settings
-) -> tuple[int, list[str]]:
-    """What is posted for a day is what its stored shares say, except for matches with a break."""
-    breaches, checked = [], 0
-    broken = {
-        (day, match_id)
-        for day, match_id in connection.execute(
-            """SELECT b.match_day, b.match_id FROM posting_breaks b
-               WHERE b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = b.match_day)"""
-        ).fetchall()
-    }
-    posted_days = {row[0] for row in connection.execute("SELECT DISTINCT match_day FROM day_postings").fetchall()}
-    posted: dict[date, dict[Key, int]] = defaultdict(dict)
-    for day, *key, amount in connection.execute(
-        """SELECT day, match_id, pot, pot_party_id, line_no, account, currency::text,
-                  (sum(credit_minor) - sum(debit_minor))::bigint
-           FROM ledger_entries WHERE kind = 'accrual' AND account NOT LIKE 'pot:%'
-           GROUP BY 1, 2, 3, 4, 5, 6, 7 HAVING sum(credit_minor) <> sum(debit_minor)"""
-    ).fetchall():
-        posted[day][tuple(key)] = amount
-    for day, _ in _days(store):
-        if day not in posted_days:
-            continue
-        stored = {
-            (
-                row["match_id"],
-                row["pot"],
-                row["pot_party_id"],
-                row["line_no"],
-                "suspense" if row["line_no"] == 0 else f"party:{row['party_id']}",
-                row["currency"],
-            ): row["amount_minor"]
-            for row in _rows(store, "participant_shares", day)
-        }
-        checked += len(stored)
-        breaches += [
-            f"{day}, match {share[0]}, {share[1]} line {share[3]}, {share[4]}: posted {posted[day].get(share, 0)}, "
-            f"shares say {stored.get(share, 0)}; run the day again"
-            for share in sorted(stored.keys() | posted[day].keys())
-            if stored.get(share, 0) != posted[day].get(share, 0) and (day, share[0]) not in broken
-        ]
-    return checked, breaches
-
-
-def reports_are_taken_in_whole(
-    connection: psycopg.Connection, store: ObjectStore, _settings: Settings
-) -> tuple[int, list[str]]:
-    """Each line of each stored report stands among the report lines, with its amount."""
-    breaches, checked = [], 0
+def report_lines_equal_reports(connection: psycopg.Connection, store: ObjectStore) -> Found:
+    """Each line of a stored report is taken in once, as it stands, and no other is."""
+    columns = ["report_date", "kind", "amount_minor", "currency", "idempotency_key"]
     taken = {
-        (processor, reference): (amount, currency)
-        for processor, reference, amount, currency in connection.execute(
-            "SELECT processor, entry_reference, amount_minor, currency::text FROM report_lines"
+        (processor, reference): tuple(content)
+        for processor, reference, *content in connection.execute(
+            """SELECT processor, entry_reference, report_date, kind, amount_minor, currency::text, idempotency_key
+               FROM report_lines"""
         ).fetchall()
     }
-    for found in store.list("settlement_reports/"):
-        for row in pq.read_table(io.BytesIO(store.read(found.key))).to_pylist():
-            checked += 1
-            if taken.get((row["processor"], row["entry_reference"])) != (row["amount_minor"], row["currency"]):
-                breaches.append(
-                    f"{row['processor']} entry {row['entry_reference']} of {row['report_date']}: {row['amount_minor']} "
-                    f"{row['currency']} reported, {taken.get((row['processor'], row['entry_reference']))} taken in"
-                )
-    return checked, breaches
+    reported: dict[tuple[str, str], tuple[Any, ...]] = {}
+    for _, key in stored_keys(store, "settlement_reports"):
+        for row in pq.read_table(io.BytesIO(store.read(key)), use_threads=False).to_pylist():
+            reported[row["processor"], row["entry_reference"]] = tuple(row[column] for column in columns)
+    return len(reported.keys() | taken.keys()), [
+        f"{line[0]} entry {line[1]}: reported {_said(reported.get(line))}, taken in {_said(taken.get(line))}; run the "
+        "day of the report again"
+        for line in sorted(reported.keys() | taken.keys())
+        if reported.get(line) != taken.get(line)
+    ]
 
 
-FILE_RULES = {
-    "the shares of each pot sum to it": pots_are_conserved,
-    "shares are divided as the schedule says, in exact fractions": shares_are_divided_as_the_schedule_says,
-    "what is posted is what the shares say": postings_equal_shares,
-    "each line of a stored report is taken in": reports_are_taken_in_whole,
-}
+def _said(content: tuple[Any, ...] | None) -> str:
+    if content is None:
+        return "nowhere"
+    report_date, kind, amount, currency, key = content
+    return f"{report_date} as {kind} of {amount} {currency} under key {key}"
+
+
+def approved_parties_may_be_paid(connection: psycopg.Connection, reference: ReferenceNow) -> Found:
+    """A party on hold or closed has no approved instruction: the next dispatch would cancel it."""
+    approved = connection.execute(
+        """SELECT i.instruction_id, i.party_id, i.direction, i.amount_minor, i.currency::text
+           FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
+           WHERE s.state = 'approved' ORDER BY i.sweep_day, i.instruction_id"""
+    ).fetchall()
+    status = reference.data.party_status if approved else {}
+    return len(approved), [
+        f"instruction {instruction_id} ({direction} {amount} {currency}) is approved and {party_id} is "
+        f"{status.get(party_id, 'not in the reference data')}; dispatch cancels it, run its day again"
+        for instruction_id, party_id, direction, amount, currency in approved
+        if status.get(party_id) != "active"
+    ]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.storage.objects import ObjectStore
 
 Row = dict[str, Any]
@@ -24,24 +25,18 @@ class Reference:
     Attributes:
         competitions: rows.
         lines: rows of fee_schedules.
+        party_status: of each party.
         hashes: SHA-256 of the files of competitions and fee_schedules.
     """
 
     competitions: list[Row]
     lines: list[Row]
+    party_status: dict[str, str]
     hashes: dict[str, str]
 
-    def is_that_of(self, metadata: dict[bytes, bytes]) -> bool:
-        """Say whether a stored partition was computed from these very files."""
-        for value in metadata.values():
-            try:
-                content = json.loads(value)
-            except ValueError:
-                continue
-            hashes = content.get("input_hashes") if isinstance(content, dict) else None
-            if isinstance(hashes, dict):
-                return all(hashes.get(table) == digest for table, digest in self.hashes.items())
-        return False
+    def is_that_of(self, input_hashes: dict[str, str]) -> bool:
+        """Say whether something was computed from these very competitions and fee schedules."""
+        return all(input_hashes.get(table) == digest for table, digest in self.hashes.items())
 
     def competition(self, competition_id: str, day: date) -> Row:
         """Give the row in force on a day."""
@@ -59,17 +54,32 @@ class Reference:
 
 
 def read_reference(store: ObjectStore) -> Reference:
-    """Read competitions and fee schedules from whichever format they come in."""
+    """Read the three tables from whichever format they come in.
+
+    Raises:
+        ConfigurationError: one of them is not there.
+    """
     tables, hashes = {}, {}
-    for table in ("competitions", "fee_schedules"):
-        key = next(found.key for found in store.list(f"{table}.") if found.key.rpartition(".")[2] in _READERS)
-        content = store.read(key)
+    for table in ("competitions", "fee_schedules", "parties"):
+        keys = [found.key for found in store.list(f"{table}.") if found.key.rpartition(".")[2] in _READERS]
+        if not keys:
+            raise ConfigurationError(
+                f"{store!r} holds no {table}.csv, .jsonl or .parquet: the rules that need it cannot be checked. No "
+                "money moved. Correct PAYMENTS_REFERENCE_URL."
+            )
+        content = store.read(keys[0])
         tables[table] = [
             {name.strip(): str(value).strip() if value is not None else "" for name, value in row.items()}
-            for row in _READERS[key.rpartition(".")[2]](content)
+            for row in _READERS[keys[0].rpartition(".")[2]](content)
         ]
         hashes[table] = hashlib.sha256(content).hexdigest()
-    return Reference(tables["competitions"], tables["fee_schedules"], hashes)
+    del hashes["parties"]  # whose status may change without changing shares
+    return Reference(
+        tables["competitions"],
+        tables["fee_schedules"],
+        {row["party_id"]: row.get("status", "") for row in tables["parties"]},
+        hashes,
+    )
 
 
 def _from_csv(content: bytes) -> list[Row]:

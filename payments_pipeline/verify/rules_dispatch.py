@@ -1,4 +1,7 @@
-"""Rules over sending: nothing leaves but under a committed attempt, and nothing twice."""
+"""Rules over sending: nothing leaves but under a committed attempt, and nothing twice.
+
+Belongs here: attempts, outcomes, and the posting of sending and failing. Does not belong here: report lines.
+"""
 
 from __future__ import annotations
 
@@ -6,63 +9,83 @@ from payments_pipeline.verify.table_rule import NET, SIGNED, TableRule
 
 RULES = {
     "nothing is sent but under a committed attempt": TableRule(
-        """SELECT format('instruction %s is %s without an attempt', e.instruction_id, e.to_state) FROM instruction_events e
-           WHERE e.to_state = 'submitting' AND NOT EXISTS (
-               SELECT FROM payout_attempts a WHERE a.instruction_id = e.instruction_id AND a.attempt_no = 1)
+        """SELECT format('instruction %s was submitting without a first attempt', e.instruction_id)
+           FROM (SELECT DISTINCT instruction_id FROM instruction_events WHERE to_state = 'submitting') e
+           LEFT JOIN payout_attempts a ON a.instruction_id = e.instruction_id AND a.attempt_no = 1
+           WHERE a.instruction_id IS NULL
            UNION ALL
-           SELECT format('attempt %s of instruction %s that never was submitting', a.attempt_no, a.instruction_id)
+           SELECT format('attempt %s of instruction %s, which never was submitting', a.attempt_no, a.instruction_id)
            FROM payout_attempts a WHERE NOT EXISTS (
                SELECT FROM instruction_events e WHERE e.instruction_id = a.instruction_id AND e.to_state = 'submitting')""",
-        "SELECT count(*) FROM payout_attempts",
+        "SELECT count(*) FROM (SELECT DISTINCT instruction_id FROM instruction_events WHERE to_state = 'submitting') e",
     ),
     "each attempt of an instruction has one key, the same bytes and deadline": TableRule(
-        """SELECT format('instruction %s: %s keys, %s requests, %s deadlines', instruction_id,
-                         count(DISTINCT idempotency_key), count(DISTINCT request), count(DISTINCT not_after))
+        """SELECT format('instruction %s: %s keys, %s requests, %s deadlines in %s attempts; never send it again',
+                         instruction_id, count(DISTINCT idempotency_key), count(DISTINCT request),
+                         count(DISTINCT not_after), count(*))
            FROM payout_attempts GROUP BY instruction_id
            HAVING (count(DISTINCT idempotency_key), count(DISTINCT request), count(DISTINCT not_after)) <> (1, 1, 1)
-               OR bool_or(request_sha256 <> encode(sha256(request), 'hex')) OR max(attempt_no) <> count(*)
+               OR bool_or(request_sha256 <> encode(sha256(request), 'hex'))
+               OR (min(attempt_no), max(attempt_no)) <> (1, count(*))
            UNION ALL
            SELECT format('key %s stands for %s instructions', idempotency_key, count(DISTINCT instruction_id))
            FROM payout_attempts GROUP BY idempotency_key HAVING count(DISTINCT instruction_id) > 1""",
         "SELECT count(*) FROM payout_attempts",
     ),
-    "an instruction has one live attempt at most": TableRule(
-        """SELECT format('instruction %s has %s attempts without an outcome', a.instruction_id, count(*))
+    "an instruction has one unanswered attempt at most": TableRule(
+        """SELECT format('instruction %s: attempt %s was %s, and it was sent again; ask the processor what it has',
+                         a.instruction_id, a.attempt_no, coalesce(o.outcome, 'not answered'))
            FROM payout_attempts a LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
-           WHERE o.outcome IS NULL GROUP BY a.instruction_id HAVING count(*) > 1
-           UNION ALL
-           SELECT format('instruction %s was sent again after attempt %s was %s', a.instruction_id, a.attempt_no, o.outcome)
-           FROM payout_attempts a JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
-           WHERE o.outcome IN ('acknowledged', 'rejected') AND EXISTS (
+           WHERE (o.outcome IS NULL OR o.outcome IN ('acknowledged', 'rejected')) AND EXISTS (
                SELECT FROM payout_attempts n WHERE n.instruction_id = a.instruction_id AND n.attempt_no > a.attempt_no)""",
         "SELECT count(*) FROM payout_attempts",
     ),
+    "states of sending follow from an outcome or a look-up": TableRule(
+        """SELECT format('instruction %s: event %s from %s to %s by %s, and no attempt was %s', e.instruction_id, e.seq,
+                         e.from_state, e.to_state, e.actor, w.outcome)
+           FROM instruction_events e
+           JOIN (VALUES ('submitted', 'acknowledged'), ('failed', 'rejected'), ('unknown', 'unknown')) w (to_state, outcome)
+               USING (to_state)
+           WHERE NOT (e.from_state = 'unknown' AND e.actor <> 'dispatch') AND NOT EXISTS (
+                   SELECT FROM payout_attempt_outcomes o
+                   WHERE o.instruction_id = e.instruction_id AND o.outcome = w.outcome)
+             AND NOT (e.to_state = 'failed' AND EXISTS (
+                   SELECT FROM report_lines l WHERE l.instruction_id = e.instruction_id AND l.kind = 'failed'))""",
+        "SELECT count(*) FROM instruction_events WHERE to_state IN ('submitted', 'failed', 'unknown')",
+    ),
     "sending is posted once, for the instruction's amount": TableRule(
-        """SELECT format('instruction %s of %s %s: its submission moves %s of the party', i.instruction_id, i.amount_minor,
-                          i.currency, coalesce(p.moved, 0))
-            FROM payout_instructions i
-            JOIN LATERAL (SELECT bool_or(e.to_state = 'submitting') AS sent FROM instruction_events e
-                          WHERE e.instruction_id = i.instruction_id) s ON true
-            LEFT JOIN LATERAL (
-                SELECT sum(e.debit_minor - e.credit_minor) AS moved FROM journals j JOIN ledger_entries e USING (journal_id)
-                WHERE j.instruction_id = i.instruction_id AND j.kind = 'submission' AND e.party_id = i.party_id
-                  AND e.currency = i.currency) p ON true
-            WHERE coalesce(p.moved, 0) <> CASE WHEN NOT s.sent THEN 0 WHEN i.direction = 'credit' THEN i.amount_minor
-                                               ELSE -i.amount_minor END""",
+        """SELECT format('instruction %s, %s of %s %s, %s: %s submissions move %s of the party and %s in transit',
+                         i.instruction_id, i.direction, i.amount_minor, i.currency,
+                         CASE WHEN s.instruction_id IS NULL THEN 'never sent' ELSE 'sent' END, coalesce(p.journals, 0),
+                         coalesce(p.party, 0), coalesce(p.transit, 0))
+           FROM payout_instructions i
+           LEFT JOIN (SELECT DISTINCT instruction_id FROM instruction_events WHERE to_state = 'submitting') s
+               USING (instruction_id)
+           LEFT JOIN (
+               SELECT i.instruction_id, count(DISTINCT j.journal_id) AS journals, count(e.entry_id) AS entries,
+                      sum(e.debit_minor - e.credit_minor)
+                          FILTER (WHERE e.account = 'party:' || i.party_id AND e.currency = i.currency) AS party,
+                      sum(e.debit_minor - e.credit_minor)
+                          FILTER (WHERE e.account = 'in_transit:' || i.processor AND e.currency = i.currency) AS transit
+               FROM payout_instructions i JOIN journals j USING (instruction_id)
+               LEFT JOIN ledger_entries e USING (journal_id)
+               WHERE j.kind = 'submission' GROUP BY 1) p USING (instruction_id)
+           CROSS JOIN LATERAL (SELECT CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END AS moved) a
+           WHERE (coalesce(p.journals, 0), coalesce(p.entries, 0), coalesce(p.party, 0), coalesce(p.transit, 0))
+               <> CASE WHEN s.instruction_id IS NULL THEN ROW(0::bigint, 0::bigint, 0::numeric, 0::numeric)
+                       ELSE ROW(1::bigint, 2::bigint, a.moved::numeric, -a.moved::numeric) END""",
         "SELECT count(*) FROM payout_instructions",
     ),
     "a failed or returned instruction is posted back once": TableRule(
-        f"""SELECT format('instruction %s is %s: the party got back %s of %s', n.instruction_id, n.state, coalesce(b.back, 0),
-                          n.amount_minor)
+        f"""SELECT format('instruction %s is %s: the party got back %s of %s %s', n.instruction_id, n.state,
+                          coalesce(b.back, 0), n.amount_minor, n.currency)
             FROM ({NET}) n
-            LEFT JOIN LATERAL (
-                SELECT sum(CASE n.direction WHEN 'credit' THEN {SIGNED} ELSE -{SIGNED} END) AS back
-                FROM journals j JOIN ledger_entries e USING (journal_id)
-                WHERE j.instruction_id = n.instruction_id AND j.kind <> 'submission' AND e.party_id = n.party_id
-                  AND NOT e.is_item) b ON true
-            WHERE coalesce(b.back, 0) <> CASE WHEN n.state IN ('failed', 'returned')
-                AND EXISTS (SELECT FROM payout_attempts a WHERE a.instruction_id = n.instruction_id)
-                THEN n.amount_minor ELSE 0 END""",
+            LEFT JOIN (
+                SELECT i.instruction_id, sum(CASE i.direction WHEN 'credit' THEN {SIGNED} ELSE -{SIGNED} END) AS back
+                FROM payout_instructions i JOIN journals j USING (instruction_id)
+                JOIN ledger_entries e ON e.journal_id = j.journal_id AND e.party_id = i.party_id AND NOT e.is_item
+                WHERE j.kind <> 'submission' GROUP BY 1) b USING (instruction_id)
+            WHERE coalesce(b.back, 0) <> CASE WHEN n.state IN ('failed', 'returned') THEN n.amount_minor ELSE 0 END""",
         "SELECT count(*) FROM payout_instructions",
     ),
 }

@@ -1,26 +1,79 @@
-"""Rules over the database itself: what is append-only can only be appended to."""
+"""Rules over the database itself: what is append-only can only be appended to.
+
+Belongs here: triggers and grants. Does not belong here: rows.
+"""
 
 from __future__ import annotations
 
 from payments_pipeline.verify.table_rule import TableRule
 
+#: What nobody may ever change.
+APPEND_ONLY = (
+    "day_postings",
+    "posting_breaks",
+    "match_postings",
+    "journals",
+    "ledger_entries",
+    "sweeps",
+    "sweep_deferrals",
+    "payout_instructions",
+    "instruction_claims",
+    "claim_releases",
+    "lifecycle",
+    "instruction_events",
+    "payout_attempts",
+    "payout_attempt_outcomes",
+    "report_intakes",
+    "report_balances",
+    "report_lines",
+    "settlement_records",
+    "alerts",
+    "alert_deliveries",
+)
+#: What only triggers, or a migration, may write.
+WRITTEN_BY_NO_LOGIN = ("open_items", "instruction_states", "lifecycle")
+_NAMES = sorted({*APPEND_ONLY, *WRITTEN_BY_NO_LOGIN, "reconciliation"})
+#: Triggers that check or project what is inserted: without them rows come in that no other rule of Postgres refuses.
+_CHECKED = {
+    "match_postings": "check_match_postings",
+    "ledger_entries": "check_ledger_entries",
+    "instruction_claims": "check_instruction_claims",
+    "claim_releases": "check_claim_releases",
+    "instruction_events": "check_instruction_events",
+    "payout_attempts": "check_payout_attempts",
+}
+
+# Bits of pg_trigger.tgtype: 1 row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.
 RULES = {
     "append-only tables refuse change": TableRule(
         f"""SELECT format('payments.%s has no trigger that refuses UPDATE, DELETE and TRUNCATE: migrate again', name)
             FROM unnest(ARRAY{list(APPEND_ONLY)}) AS name
             WHERE NOT EXISTS (
                 SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-                WHERE t.tgrelid = to_regclass('payments.' || name) AND p.proname = 'refuse_change' AND t.tgenabled IN ('O', 'A')
-                  AND (t.tgtype & 56) = 56)""",
+                WHERE t.tgrelid = to_regclass('payments.' || name) AND p.pronamespace = 'payments'::regnamespace
+                  AND p.proname = 'refuse_change' AND t.tgenabled IN ('O', 'A') AND t.tgqual IS NULL
+                  AND t.tgattr = '' AND (t.tgtype & 59) = 58)""",
         f"SELECT {len(APPEND_ONLY)}",
     ),
+    "what is inserted is checked by its trigger": TableRule(
+        f"""SELECT format('payments.%s has no trigger %s on INSERT: migrate again', name, function)
+            FROM unnest(ARRAY{list(_CHECKED)}, ARRAY{list(_CHECKED.values())}) AS t (name, function)
+            WHERE NOT EXISTS (
+                SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+                WHERE t.tgrelid = to_regclass('payments.' || name) AND p.pronamespace = 'payments'::regnamespace
+                  AND p.proname = function AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 7) = 4)""",
+        f"SELECT {len(_CHECKED)}",
+    ),
     "the run-time login can only insert and read": TableRule(
-        f"""SELECT format('payments_runtime may %s payments.%s: revoke it', privilege, name)
-            FROM unnest(ARRAY{[*APPEND_ONLY, "open_items", "instruction_states", "reconciliation"]}) AS name
+        f"""SELECT format('%s may %s payments.%s: revoke it', login, privilege, name)
+            FROM unnest(ARRAY{_NAMES}) AS name
+            CROSS JOIN unnest(ARRAY['payments_runtime', 'payments_approver']) AS login
             CROSS JOIN unnest(ARRAY['UPDATE', 'DELETE', 'TRUNCATE', 'INSERT']) AS privilege
-            WHERE has_table_privilege('payments_runtime', 'payments.' || name, privilege)
-              AND NOT (privilege = 'INSERT' AND name NOT IN ({", ".join(f"'{name}'" for name in _PROJECTIONS)}))
-              AND NOT (privilege = 'DELETE' AND name = 'reconciliation')""",
-        f"SELECT {len(APPEND_ONLY) + 3}",
+            WHERE CASE WHEN privilege IN ('UPDATE', 'INSERT')
+                       THEN has_any_column_privilege(login, 'payments.' || name, privilege)
+                       ELSE has_table_privilege(login, 'payments.' || name, privilege) END
+              AND NOT (privilege = 'INSERT' AND name <> ALL (ARRAY{list(WRITTEN_BY_NO_LOGIN)}))
+              AND NOT (privilege = 'DELETE' AND name = 'reconciliation' AND login = 'payments_runtime')""",
+        f"SELECT {len(_NAMES)}",
     ),
 }

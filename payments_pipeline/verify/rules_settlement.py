@@ -1,4 +1,7 @@
-"""Rules over report lines and reconciliation: only they settle, and each moves its own cash once."""
+"""Rules over report lines and reconciliation: only they settle, and each moves its own cash once.
+
+Belongs here: report lines, what they did, and the processor's own balance. Does not belong here: sending.
+"""
 
 from __future__ import annotations
 
@@ -6,76 +9,107 @@ from payments_pipeline.verify.table_rule import NET, SIGNED, TableRule
 
 RULES = {
     "only report lines settle and return": TableRule(
-        """SELECT format('instruction %s became %s without a report line', e.instruction_id, e.to_state)
-           FROM instruction_events e WHERE e.to_state IN ('settled', 'returned') AND NOT EXISTS (
+        """SELECT format('instruction %s became %s without a report line; ask the processor', e.instruction_id, e.to_state)
+           FROM instruction_events e
+           WHERE (e.to_state IN ('settled', 'returned') OR (e.from_state = 'submitted' AND e.to_state = 'failed'))
+             AND NOT EXISTS (
                SELECT FROM report_lines l WHERE l.instruction_id = e.instruction_id AND l.kind = e.to_state)""",
         "SELECT count(*) FROM instruction_events WHERE to_state IN ('settled', 'returned')",
     ),
-    "each report line moves its own cash once": TableRule(
-        """SELECT format('%s entry %s: reported %s %s, posted %s', l.processor, l.entry_reference, l.amount_minor, l.currency,
-                         coalesce(sum(e.debit_minor - e.credit_minor), 0))
+    "a report line ends the sending of its instruction": TableRule(
+        f"""SELECT format('instruction %s of %s %s is %s, and a report of %s is about it', n.instruction_id, n.amount_minor,
+                          n.currency, n.state, n.last_on)
+            FROM ({NET}) n
+            WHERE n.last_on IS NOT NULL AND n.state NOT IN ('settled', 'failed', 'returned')""",
+        "SELECT count(DISTINCT instruction_id) FROM report_lines",
+    ),
+    "a report line is about the instruction sent under its key": TableRule(
+        """SELECT format('%s entry %s of %s %s: key %s was sent for instruction %s, and it is booked for %s', l.processor,
+                         l.entry_reference, l.amount_minor, l.currency, l.idempotency_key, sent.instruction_id,
+                         l.instruction_id)
            FROM report_lines l
-           LEFT JOIN ledger_entries e ON e.journal_id = l.journal_id AND e.account = 'cash:' || l.processor
-                                     AND e.currency = l.currency
-           GROUP BY l.processor, l.entry_reference
-           HAVING coalesce(sum(e.debit_minor - e.credit_minor), 0) <> l.amount_minor
+           LEFT JOIN (
+               SELECT a.idempotency_key, a.instruction_id, i.processor, i.currency
+               FROM payout_attempts a JOIN payout_instructions i USING (instruction_id) WHERE a.attempt_no = 1) sent
+               ON (sent.idempotency_key, sent.processor, sent.currency) = (l.idempotency_key, l.processor, l.currency)
+                  AND l.kind IN ('settled', 'failed', 'returned')
+           WHERE sent.instruction_id IS DISTINCT FROM l.instruction_id""",
+        "SELECT count(*) FROM report_lines",
+    ),
+    "each report line moves its own cash once": TableRule(
+        """WITH booked AS (
+               SELECT l.processor, l.entry_reference, l.currency, l.amount_minor, l.journal_id IS NOT NULL AS has_journal,
+                      j.journal_id IS NOT NULL AS is_its_own, count(e.entry_id) AS entries,
+                      coalesce(sum(e.debit_minor - e.credit_minor)
+                          FILTER (WHERE e.account = 'cash:' || l.processor AND e.currency = l.currency), 0) AS moved
+               FROM report_lines l
+               LEFT JOIN journals j ON (j.journal_id, j.processor, j.entry_reference, j.day)
+                                     = (l.journal_id, l.processor, l.entry_reference, l.report_date)
+                                   AND j.instruction_id IS NOT DISTINCT FROM l.instruction_id
+               LEFT JOIN ledger_entries e ON e.journal_id = l.journal_id AND e.account LIKE 'cash:%'
+               GROUP BY 1, 2, 3, 4, 5, 6)
+           SELECT format('%s entry %s: reported %s %s, posted %s in %s cash entries; journal its own: %s', processor,
+                         entry_reference, amount_minor, currency, moved, entries, is_its_own)
+           FROM booked
+           WHERE moved <> amount_minor OR entries <> CASE WHEN amount_minor = 0 THEN 0 ELSE 1 END
+              OR has_journal <> is_its_own OR (amount_minor <> 0 AND NOT is_its_own)
            UNION ALL
-           SELECT format('entry %s moves cash and no report line stands for it', e.entry_id) FROM ledger_entries e
-           WHERE e.account LIKE 'cash:%' AND NOT EXISTS (SELECT FROM report_lines l WHERE l.journal_id = e.journal_id)""",
+           SELECT format('entry %s moves %s %s on %s and no report line stands for it', e.entry_id,
+                         e.debit_minor - e.credit_minor, e.currency, e.account)
+           FROM ledger_entries e LEFT JOIN report_lines l USING (journal_id)
+           WHERE e.account LIKE 'cash:%' AND l.entry_reference IS NULL""",
         "SELECT count(*) FROM report_lines",
     ),
     "what is paid beyond what is owed is an item": TableRule(
-        f"""SELECT format('instruction %s is %s: %s moved of %s, items for the excess %s', n.instruction_id, n.state, n.net,
-                          n.amount_minor, coalesce(x.excess, 0))
+        f"""SELECT format('instruction %s of %s is %s: %s moved of %s %s, items for the excess %s', n.instruction_id,
+                          n.party_id, n.state, n.net, n.amount_minor, n.currency, coalesce(x.excess, 0))
             FROM ({NET}) n
-            LEFT JOIN LATERAL (
-                SELECT sum(CASE n.direction WHEN 'credit' THEN -{SIGNED} ELSE {SIGNED} END) AS excess
-                FROM journals j JOIN ledger_entries e USING (journal_id)
-                WHERE j.instruction_id = n.instruction_id AND e.is_item) x ON true
+            LEFT JOIN (
+                SELECT i.instruction_id, sum(CASE i.direction WHEN 'credit' THEN -{SIGNED} ELSE {SIGNED} END) AS excess
+                FROM payout_instructions i JOIN journals j USING (instruction_id)
+                JOIN ledger_entries e ON e.journal_id = j.journal_id AND e.is_item AND e.party_id = i.party_id
+                GROUP BY 1) x USING (instruction_id)
             WHERE coalesce(x.excess, 0) <> CASE WHEN n.state IN ('failed', 'returned') THEN greatest(n.net, 0)
                                                 WHEN n.state = 'settled' THEN greatest(n.net - n.amount_minor, 0) ELSE 0 END""",
         "SELECT count(*) FROM payout_instructions",
     ),
     "nothing stays in transit unexplained": TableRule(
-        f"""SELECT format('%s %s in transit of instruction %s, which is %s, and no break says so', t.left_minor, n.currency,
-                          n.instruction_id, n.state)
+        f"""SELECT format('instruction %s of %s is %s: %s %s is left in transit, and no break says so; reconcile %s',
+                          n.instruction_id, n.party_id, n.state, t.left_minor, n.currency, n.last_on)
             FROM ({NET}) n
-            JOIN LATERAL (
-                SELECT sum(e.debit_minor - e.credit_minor) AS left_minor FROM journals j JOIN ledger_entries e USING (journal_id)
-                WHERE j.instruction_id = n.instruction_id AND e.account = 'in_transit:' || n.processor) t ON true
+            JOIN (SELECT j.instruction_id, sum(e.debit_minor - e.credit_minor) AS left_minor
+                  FROM journals j JOIN ledger_entries e USING (journal_id)
+                  WHERE e.account LIKE 'in_transit:%' GROUP BY 1) t USING (instruction_id)
             WHERE t.left_minor <> 0 AND n.state IN ('settled', 'failed', 'returned') AND NOT EXISTS (
-                SELECT FROM reconciliation r WHERE r.subject_id = n.instruction_id::text AND r.status = 'break')""",
-        "SELECT count(*) FROM payout_instructions",
-    ),
-    "a party's balance is its open items and those under instructions not yet sent": TableRule(
-        f"""SELECT format('%s: balance %s %s, items %s', party_id, balance, currency, items) FROM (
-                SELECT party_id, currency, sum(balance) AS balance, sum(items) AS items FROM (
-                    SELECT e.party_id, e.currency::text, {SIGNED} AS balance, 0 AS items FROM ledger_entries e
-                    WHERE e.party_id IS NOT NULL
-                    UNION ALL
-                    SELECT o.party_id, o.currency::text, 0, o.amount_minor FROM open_items o
-                    UNION ALL
-                    SELECT e.party_id, e.currency::text, 0, {SIGNED}
-                    FROM instruction_claims c JOIN ledger_entries e ON e.entry_id = c.item_id
-                    LEFT JOIN claim_releases r USING (item_id, claim_no)
-                    WHERE r.item_id IS NULL AND NOT EXISTS (
-                        SELECT FROM instruction_events v WHERE v.instruction_id = c.instruction_id
-                        AND v.to_state IN ('submitting', 'netted'))) parts
-                GROUP BY 1, 2) p WHERE balance <> items""",
-        "SELECT count(*) FROM (SELECT DISTINCT party_id, currency FROM ledger_entries WHERE party_id IS NOT NULL) p",
+                SELECT FROM reconciliation r
+                WHERE r.subject_type = 'instruction' AND r.subject_id = n.instruction_id::text
+                  AND r.status = 'break' AND r.report_date >= n.last_on)
+            UNION ALL
+            SELECT format('entry %s: %s %s on %s belongs to no instruction', e.entry_id, e.debit_minor - e.credit_minor,
+                          e.currency, e.account)
+            FROM ledger_entries e JOIN journals j USING (journal_id)
+            WHERE e.account LIKE 'in_transit:%' AND j.instruction_id IS NULL""",
+        "SELECT count(DISTINCT instruction_id) FROM journals",
     ),
     "settlement records equal report lines": TableRule(
-        """SELECT format('%s entry %s: report line %s %s, record %s %s', processor, entry_reference, l.amount_minor,
-                         l.currency, s.cash_minor, s.currency)
-           FROM report_lines l FULL JOIN settlement_records s USING (processor, entry_reference)
-           WHERE (l.amount_minor, l.currency::text, l.report_date, l.instruction_id::text)
-                 IS DISTINCT FROM (s.cash_minor, s.currency, s.report_date, s.instruction_id)""",
+        """SELECT format('%s entry %s: report line %s %s of %s, record %s %s of %s as %s', processor, entry_reference,
+                         l.amount_minor, l.currency, l.report_date, s.cash_minor, s.currency, s.report_date, s.outcome)
+           FROM (SELECT l.*, i.direction, i.party_id, i.amount_minor AS instructed_minor,
+                        CASE WHEN i.instruction_id IS NOT NULL THEN l.kind
+                             WHEN j.kind IN ('fee', 'funding') THEN j.kind ELSE 'unmatched' END AS outcome
+                 FROM report_lines l LEFT JOIN payout_instructions i USING (instruction_id)
+                 LEFT JOIN journals j USING (journal_id)) l
+           FULL JOIN settlement_records s USING (processor, entry_reference)
+           WHERE (l.amount_minor, l.currency::text, l.report_date, l.instruction_id::text, l.direction, l.party_id,
+                  l.instructed_minor, l.outcome, l.reason, l.journal_id::text)
+                 IS DISTINCT FROM (s.cash_minor, s.currency, s.report_date, s.instruction_id, s.direction, s.party_id,
+                                   s.instructed_minor, s.outcome, s.reason, s.journal_id)""",
         "SELECT count(*) FROM report_lines",
     ),
     "cash equals the processor's closing balance": TableRule(
         """WITH newest AS (
-               SELECT DISTINCT ON (processor) processor, report_date, seq, taken_at FROM report_intakes
-               ORDER BY processor, taken_at DESC
+               SELECT DISTINCT ON (processor) processor, report_date, seq FROM report_intakes
+               ORDER BY processor, taken_at DESC, report_date DESC, seq DESC
            ), reported AS (
                SELECT n.processor, n.report_date, b.currency::text, b.closing_minor FROM newest n
                JOIN report_balances b USING (processor, report_date, seq)
@@ -84,8 +118,9 @@ RULES = {
                FROM newest n JOIN ledger_entries e ON e.account = 'cash:' || n.processor AND e.day <= n.report_date
                GROUP BY 1, 2, 3
            )
-           SELECT format('cash:%s on %s: ledger %s %s, closing balance %s; a report was not taken in, or before it grew',
-                         processor, report_date, coalesce(balance, 0), currency, coalesce(closing_minor, 0))
+           SELECT format('cash:%s on %s: ledger %s %s, closing balance %s; a report was not taken in, or before it grew: '
+                         'run its day again', processor, report_date, coalesce(balance, 0), currency,
+                         coalesce(closing_minor, 0))
            FROM (SELECT * FROM reported FULL JOIN booked USING (processor, report_date, currency)) d
            WHERE coalesce(balance, 0) <> coalesce(closing_minor, 0) AND NOT EXISTS (
                SELECT FROM reconciliation c WHERE c.subject_type = 'cash' AND c.subject_id = 'cash:' || d.processor
@@ -93,8 +128,8 @@ RULES = {
         "SELECT count(*) FROM report_balances",
     ),
     "reconciliation's differences are right": TableRule(
-        """SELECT format('%s %s of %s: %s - %s is not %s', subject_type, subject_id, report_date, actual_minor,
-                         expected_minor, difference_minor)
+        """SELECT format('%s %s of %s: %s less %s is given as %s (%s), %s days after %s; run the day again', subject_type,
+                         subject_id, report_date, actual_minor, expected_minor, difference_minor, status, age_days, since_on)
            FROM reconciliation WHERE difference_minor <> actual_minor - expected_minor
               OR (status = 'matched' AND difference_minor <> 0) OR age_days <> report_date - since_on""",
         "SELECT count(*) FROM reconciliation",

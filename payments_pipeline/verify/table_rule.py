@@ -5,10 +5,13 @@ Belongs here: how a rule is run. Does not belong here: any rule.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
 
+#: Runs a rule: how many were looked at, and the breaches.
+TableCheck = Callable[[psycopg.Connection], tuple[int, list[str]]]
 #: Amount of ledger entry `e`, > 0 owed to its party.
 SIGNED = "(e.credit_minor - e.debit_minor)"
 #: State of each instruction as its last event says, whatever the projection does.
@@ -24,7 +27,7 @@ NET = f"""
     JOIN ({STATES}) s USING (instruction_id)
     LEFT JOIN (SELECT instruction_id, sum(amount_minor) AS cash, max(report_date) AS last_on
                FROM report_lines GROUP BY 1) l USING (instruction_id)
-"""
+"""  # noqa: S608 - a constant
 
 
 @dataclass(frozen=True)
