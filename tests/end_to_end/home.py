@@ -26,12 +26,15 @@ class Home:
             "PAYMENTS_REFERENCE_URL": str(data / "reference"),
         }
 
+    def full_environment(self) -> dict[str, str]:
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("PAYMENTS_")}
+        plain.pop("PYTHONDONTWRITEBYTECODE", None)
+        return plain | {"PAYMENTS_HOME": str(self.path)} | self.environment
+
     def run(self, *arguments: str, expect: int = 0) -> subprocess.CompletedProcess[str]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PAYMENTS_")}
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)
         done = subprocess.run(
             [PROGRAM, *arguments],
-            env=environment | {"PAYMENTS_HOME": str(self.path)} | self.environment,
+            env=self.full_environment(),
             capture_output=True,
             text=True,
             timeout=600,
