@@ -1,0 +1,172 @@
+"""Every rule of `verify`: a clean world keeps it, and it finds the fault planted against it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from table_faults import FAULTS
+from verify_world import World
+
+from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.settings import Settings
+from payments_pipeline.verify import RuleResult, verify
+from payments_pipeline.verify.files import FILE_RULES
+from payments_pipeline.verify.tables import TABLE_RULES
+
+RULES = [*TABLE_RULES, *FILE_RULES]
+
+
+def results(world: World) -> dict[str, RuleResult]:
+    return {result.rule: result for result in verify(world.url, world.settings)}
+
+
+def test_a_clean_world_keeps_every_rule(world: World) -> None:
+    found = results(world)
+    assert list(found) == RULES
+    assert {rule: result.breaches for rule, result in found.items() if not result.ok} == {}
+    unchecked = {rule for rule, result in found.items() if not result.checked}
+    assert unchecked == {"no money is in suspense", "over the limit the approver is not the maker"}
+
+
+def test_an_empty_database_keeps_every_rule_and_needs_no_files(database_url: str, tmp_path: Path) -> None:
+    found = list(verify(database_url, Settings(home=tmp_path / "nothing")))
+    assert [result.rule for result in found if not result.ok] == []
+    of_rows = [result for result in found if "lifecycle" not in result.rule and result.rule not in SCHEMA_RULES]
+    assert {result.checked for result in of_rows} == {0}
+
+
+SCHEMA_RULES = {
+    "append-only tables refuse change",
+    "what is inserted is checked by its trigger",
+    "the run-time login can only insert and read",
+}
+
+
+def broken(world: World) -> dict[str, tuple[str, ...]]:
+    return {rule: result.breaches for rule, result in results(world).items() if not result.ok}
+
+
+@pytest.mark.parametrize(("rule", "fault", "also"), FAULTS, ids=[rule for rule, _, _ in FAULTS])
+def test_a_fault_in_a_table_is_found_by_its_rule_and_those_it_cannot_but_break(
+    world: World, rule: str, fault: str, also: set[str]
+) -> None:
+    world.tamper(fault)
+    assert broken(world).keys() == {rule} | also
+
+
+def test_every_rule_over_tables_has_a_fault() -> None:
+    assert [rule for rule, _, _ in FAULTS] == list(TABLE_RULES)
+
+
+POTS, FORM, DIVISION, POSTED, REPORTS, PAYABLE = FILE_RULES
+
+
+def rewrite(world: World, asset: str, change: Callable[[pa.Table], pa.Table], day: str = "2024-08-17") -> None:
+    """Put a changed partition in the place of a stored one, its metadata as they were."""
+    path = Path(world.settings.storage) / asset / f"date={day}" / "part-0.parquet"
+    table = pq.read_table(path)
+    pq.write_table(change(table).replace_schema_metadata(table.schema.metadata), path)
+
+
+def with_amounts(changes: dict[int, int]) -> Callable[[pa.Table], pa.Table]:
+    """Change amounts by row."""
+
+    def change(table: pa.Table) -> pa.Table:
+        amounts = [amount + changes.get(row, 0) for row, amount in enumerate(table["amount_minor"].to_pylist())]
+        place = table.schema.get_field_index("amount_minor")
+        return table.set_column(place, table.schema.field(place), pa.array(amounts, pa.int64()))
+
+    return change
+
+
+def with_clubs_swapped(table: pa.Table) -> pa.Table:
+    names = [
+        "away_club_id" if n == "home_club_id" else "home_club_id" if n == "away_club_id" else n
+        for n in table.column_names
+    ]
+    return table.rename_columns(names)
+
+
+def with_a_share_of_zero(table: pa.Table) -> pa.Table:
+    last = table.slice(len(table) - 1)
+    return pa.concat_tables([table, with_amounts({0: -last["amount_minor"][0].as_py()})(last)])
+
+
+FILE_FAULTS: list[tuple[str, str, Callable[[pa.Table], pa.Table], set[str]]] = [
+    ("a share of one more", "participant_shares", with_amounts({4: 1}), {POTS, DIVISION, POSTED}),
+    ("a unit from one party to another", "participant_shares", with_amounts({4: 1, 5: -1}), {DIVISION, POSTED}),
+    ("another order", "participant_shares", lambda table: table.take(pc.sort_indices(table["amount_minor"])), {FORM}),
+    ("a share of zero, twice the same key", "participant_shares", with_a_share_of_zero, {FORM, DIVISION}),
+    ("a share lost", "participant_shares", lambda table: table.slice(0, len(table) - 1), {POTS, DIVISION, POSTED}),
+    ("another home club", "match_results", with_clubs_swapped, {DIVISION}),
+    ("no participants", "match_participants", lambda table: table.slice(0, 0), {DIVISION}),
+    ("no matches", "match_results", lambda table: table.slice(0, 0), {POTS, DIVISION}),
+]
+
+
+@pytest.mark.parametrize(
+    ("asset", "change", "rules"), [row[1:] for row in FILE_FAULTS], ids=[row[0] for row in FILE_FAULTS]
+)
+def test_a_fault_in_a_stored_day_is_found(
+    world: World, asset: str, change: Callable[[pa.Table], pa.Table], rules: set[str]
+) -> None:
+    rewrite(world, asset, change)
+    assert broken(world).keys() == rules
+
+
+def test_a_breach_names_the_record_its_amounts_and_the_cure(world: World) -> None:
+    rewrite(world, "participant_shares", with_amounts({4: 1, 5: -1}))
+    assert broken(world)[POSTED][0] == (
+        "2024-08-17, match m1, revenue  line 4, party:fed: posted 400, the stored shares say 401 GBP; run the day again"
+    )
+
+
+def test_a_posted_day_without_stored_shares_is_found(world: World) -> None:
+    (Path(world.settings.storage) / "participant_shares" / "date=2024-08-18" / "part-0.parquet").unlink()
+    words = "is posted and its participant_shares are not stored; see PAYMENTS_STORAGE_URL, or run the day again"
+    assert broken(world)[POSTED] == (f"2024-08-18 {words}",)
+
+
+def test_a_match_that_the_newest_posting_left_alone_may_differ(world: World) -> None:
+    rewrite(world, "participant_shares", with_amounts({4: 1}))
+    world.tamper("INSERT INTO posting_breaks VALUES ('2024-08-17', 2, 'm1', 'absent', 'gone')")
+    assert POSTED not in broken(world)
+    world.tamper(
+        "INSERT INTO day_postings SELECT match_day, 3, input_hashes, 1, 1, 1, 'r', '0' FROM day_postings LIMIT 1"
+    )
+    assert POSTED in broken(world), "a break of an older posting explains nothing"
+
+
+def test_the_division_is_left_out_where_the_schedule_is_another_one_now(world: World) -> None:
+    schedules = Path(world.settings.reference) / "fee_schedules.csv"
+    schedules.write_text(schedules.read_text("utf-8").replace("percent,1000", "percent,999"), "utf-8")
+    division = results(world)[DIVISION]
+    assert (division.ok, division.checked) == (True, 0)
+
+
+def test_a_report_line_that_no_stored_report_has_is_found(world: World) -> None:
+    rewrite(world, "settlement_reports", lambda table: table.slice(1), "2024-08-18")
+    assert broken(world).keys() == {REPORTS}
+
+
+def test_an_approved_instruction_of_a_party_on_hold_is_found(world: World) -> None:
+    parties = Path(world.settings.reference) / "parties.csv"
+    parties.write_text(parties.read_text("utf-8").replace("GB,active,tok_ref", "GB,on_hold,tok_ref"), "utf-8")
+    (words,) = broken(world)[PAYABLE]
+    assert "(credit 1500 GBP) is approved and ref is on_hold" in words
+
+
+def test_reference_data_that_is_not_there_is_an_error_and_no_silence(world: World) -> None:
+    (Path(world.settings.reference) / "fee_schedules.csv").unlink()
+    with pytest.raises(ConfigurationError, match=r"no fee_schedules\.csv"):
+        results(world)
+
+
+def test_twenty_breaches_are_named_and_the_rest_counted(world: World) -> None:
+    world.tamper("UPDATE ledger_entries SET day = day + 1")
+    breaches = broken(world)["entries belong to the journal they say"]
+    assert len(breaches) == 21
+    assert breaches[-1].startswith("… and ")
