@@ -31,6 +31,8 @@ from payments_pipeline.storage.tables import WriteMode, Written, read_rows, writ
 WRITE_MODE_KEY = "write_mode"
 #: Input metadata, as Dagster's own file IO managers know it.
 ALLOW_MISSING_KEY = "allow_missing_partitions"
+#: Where Dagster looks for an asset's columns.
+COLUMN_SCHEMA_KEY = "dagster/column_schema"
 _DECLARED = "payments_pipeline.domain.schemas:ALL"
 _PREVIEW_ROWS = 5
 _PREVIEW_CELL = 80
@@ -364,10 +366,10 @@ def _describe(
     context: dg.OutputContext, table: pa.Table, schema: TableSchema, attrs: Mapping[str, Any], preview_rows: int
 ) -> dict[str, Any]:
     partitioned = context.has_asset_key and context.has_asset_partitions
-    shown = {
-        "dagster/partition_row_count" if partitioned else "dagster/row_count": table.num_rows,
-        "dagster/column_schema": column_schema(schema),
-    }
+    shown: dict[str, Any] = {"dagster/partition_row_count" if partitioned else "dagster/row_count": table.num_rows}
+    if COLUMN_SCHEMA_KEY not in context.definition_metadata:
+        # An asset that states its columns itself need not have them stored with each partition.
+        shown[COLUMN_SCHEMA_KEY] = column_schema(schema)
     if attrs:
         shown["lineage"] = dg.MetadataValue.json(dict(attrs))
     if preview_rows:

@@ -11,6 +11,7 @@ import dagster as dg
 import pandas as pd
 
 from payments_pipeline.defs.check_results import check_result, check_spec, schema_result
+from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, column_schema
 from payments_pipeline.defs.resources import LANDING_DATASETS, Inputs, MoneyZone, partition_day
 from payments_pipeline.domain.accepted_input import AcceptedInput, accept_input
 from payments_pipeline.domain.policy import ChecksPolicy
@@ -32,6 +33,7 @@ def ingest(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
                 dagster_type=dg.Any,
                 io_manager_key="s3_parquet",
                 description=schema.description,
+                metadata={COLUMN_SCHEMA_KEY: column_schema(schema)},
                 kinds={"pandas", "parquet", "s3"},
                 owners=["team:payments"],
             )

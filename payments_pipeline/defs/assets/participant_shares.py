@@ -5,6 +5,7 @@ import pandas as pd
 
 from payments_pipeline.defs.assets.lineage import same_input
 from payments_pipeline.defs.check_results import check_result, check_spec, schema_result
+from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, column_schema
 from payments_pipeline.defs.resources import Inputs, partition_day
 from payments_pipeline.domain.checks import in_suspense, pots_not_conserved
 from payments_pipeline.domain.participant_shares import compute_shares
@@ -24,6 +25,7 @@ def participant_shares(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         owners=["team:payments"],
         io_manager_key="s3_parquet",
         dagster_type=dg.Any,
+        metadata={COLUMN_SCHEMA_KEY: column_schema(PARTICIPANT_SHARES)},
         description=PARTICIPANT_SHARES.description,
         check_specs=[
             check_spec(NAME, "schema", "The frame is what is declared.", blocking=True),

@@ -3,7 +3,7 @@
 import dagster as dg
 
 from payments_pipeline.defs.check_results import check_result, check_spec, schema_result
-from payments_pipeline.defs.io_managers import WRITE_MODE_KEY
+from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, WRITE_MODE_KEY, column_schema
 from payments_pipeline.defs.resources import MoneyZone, PayoutGateway, partition_day
 from payments_pipeline.domain.schemas import RECONCILIATION
 from payments_pipeline.storage.reconciliation import reconcile_day
@@ -24,7 +24,7 @@ def reconciliation(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         io_manager_key="postgres",
         dagster_type=dg.Any,
         description=RECONCILIATION.description,
-        metadata={WRITE_MODE_KEY: "replace_partition"},
+        metadata={WRITE_MODE_KEY: "replace_partition", COLUMN_SCHEMA_KEY: column_schema(RECONCILIATION)},
         check_specs=[
             check_spec(NAME, "schema", "The frame is what is declared."),
             check_spec(NAME, "no_breaks", "Ledger, instructions and settlements agree."),

@@ -4,7 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from payments_pipeline.defs.check_results import check_result, check_spec, schema_result
-from payments_pipeline.defs.io_managers import WRITE_MODE_KEY
+from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, WRITE_MODE_KEY, column_schema
 from payments_pipeline.defs.resources import Inputs, MoneyZone, partition_day, run_info
 from payments_pipeline.domain.checks import report_not_recorded
 from payments_pipeline.domain.schemas import SETTLEMENT_RECORDS
@@ -25,7 +25,7 @@ def settlement_records(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         io_manager_key="postgres",
         dagster_type=dg.Any,
         description=SETTLEMENT_RECORDS.description,
-        metadata={WRITE_MODE_KEY: "insert_once"},
+        metadata={WRITE_MODE_KEY: "insert_once", COLUMN_SCHEMA_KEY: column_schema(SETTLEMENT_RECORDS)},
         check_specs=[
             check_spec(NAME, "schema", "The frame is what is declared."),
             check_spec(NAME, "equal_reports", "Each report line is recorded once, with its own amount.", blocking=True),

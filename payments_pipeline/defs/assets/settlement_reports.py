@@ -6,6 +6,7 @@ from datetime import date
 import dagster as dg
 
 from payments_pipeline.defs.check_results import check_spec, schema_result
+from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, column_schema
 from payments_pipeline.defs.resources import PayoutGateway, partition_day
 from payments_pipeline.domain.schemas import SETTLEMENT_REPORTS
 from payments_pipeline.processors.base import PayoutProcessor, SettlementReport
@@ -29,6 +30,7 @@ def settlement_reports(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         owners=["team:payments"],
         io_manager_key="s3_parquet",
         dagster_type=dg.Any,
+        metadata={COLUMN_SCHEMA_KEY: column_schema(SETTLEMENT_REPORTS)},
         description=SETTLEMENT_REPORTS.description,
         check_specs=[
             check_spec(NAME, "schema", "The report is what is declared; each line is stored once.", blocking=True)
