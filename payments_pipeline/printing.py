@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from payments_pipeline.verify import RuleResult
 
 
+#: Columns of a table that is written to a file or a pipe.
+_WIDTH_OF_A_FILE = 180
+
+
 def amounts_text(amounts: Mapping[str, Mapping[str, int]]) -> str:
     """Say what is paid and collected, in each currency's own decimals."""
     words = []
@@ -54,6 +58,8 @@ def tables_text(parts: Mapping[str, list[dict[str, Any]]]) -> str:
     from rich.table import Table
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDTH_OF_A_FILE)
     with console.capture() as capture:
         _print_tables(console, Table, parts)
     return capture.get()
@@ -67,7 +73,9 @@ def _print_tables(console: Console, new_table: type[Table], parts: Mapping[str, 
         table = new_table(title=part.replace("_", " "), title_justify="left")
         for column in rows[0]:
             is_number = column.endswith(("_minor", "items", "instructions"))
-            table.add_column(column, justify="right" if is_number else "left")
+            # Amounts are shown in their currency's own decimals.
+            name = column.removesuffix("_minor") if "currency" in rows[0] else column
+            table.add_column(name.replace("_", " "), justify="right" if is_number else "left")
         for row in rows:
             table.add_row(*("" if value is None else _cell(column, value, row) for column, value in row.items()))
         console.print(table)

@@ -90,6 +90,13 @@ def divide(amounts: Ints, claims: Claims) -> tuple[Ints, Ints]:
     return given, left
 
 
+def compile_kernel() -> None:
+    """Compile the kernel and keep it beside this module, so that no first run waits for it."""
+    one = np.ones(1, dtype=np.int64)
+    zero = np.zeros(1, dtype=np.int64)
+    divide(one, Claims(pot=zero, method=zero + REMAINDER, line_no=one, value=one, cap_minor=zero + NO_CAP, sharers=one))
+
+
 def _refuse(amounts: Ints, claims: Claims) -> None:
     for values, pots in (
         (amounts, None),
