@@ -66,6 +66,18 @@ RULES = {
                 OR count(c.item_id) <> count(e.entry_id) OR count(c.item_id) = 0""",
         "SELECT count(*) FROM payout_instructions",
     ),
+    "a sweep makes one instruction per party and currency": TableRule(
+        """SELECT format('sweep %s of %s: %s instructions of %s in %s; do not send them', sweep_seq, sweep_day, count(*),
+                         party_id, currency)
+           FROM payout_instructions GROUP BY sweep_day, sweep_seq, party_id, currency HAVING count(*) > 1
+           UNION ALL
+           SELECT format('sweep %s of %s says %s instructions, and there are %s', seq, sweep_day, s.instructions, i.made)
+           FROM sweeps s
+           FULL JOIN (SELECT sweep_day, sweep_seq AS seq, count(*) AS made FROM payout_instructions GROUP BY 1, 2) i
+               USING (sweep_day, seq)
+           WHERE s.instructions IS DISTINCT FROM coalesce(i.made, 0)""",
+        "SELECT count(*) FROM sweeps",
+    ),
     "a party's balance is its open items and those under instructions not yet sent": TableRule(
         f"""SELECT format('%s: balance %s %s, items %s', party_id, balance, currency, items) FROM (
                 SELECT party_id, currency, sum(balance) AS balance, sum(items) AS items FROM (

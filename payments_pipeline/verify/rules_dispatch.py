@@ -5,9 +5,38 @@ Belongs here: attempts, outcomes, and the posting of sending and failing. Does n
 
 from __future__ import annotations
 
-from payments_pipeline.verify.table_rule import NET, SIGNED, TableRule
+import json
 
-RULES = {
+import psycopg
+
+from payments_pipeline.verify.table_rule import NET, SIGNED, TableCheck, TableRule
+
+
+def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> tuple[int, list[str]]:
+    """The bytes that leave say amount, currency, direction and token of their instruction, where they are JSON.
+
+    A token is never printed: whoever reads a breach need not be let see it.
+    """
+    checked, breaches = 0, []
+    for instruction_id, request, *instructed in connection.execute(
+        """SELECT a.instruction_id, a.request, i.amount_minor, i.currency::text, i.direction, i.token
+           FROM payout_attempts a JOIN payout_instructions i USING (instruction_id) ORDER BY i.sweep_day, 1"""
+    ).fetchall():
+        try:
+            content = json.loads(request)
+        except ValueError:
+            continue  # an adapter may send another format, which this rule cannot read
+        checked += 1
+        for name, value in zip(("amount_minor", "currency", "direction", "token"), instructed, strict=True):
+            if name in content and content[name] != value:
+                said = "" if name == "token" else f", {content[name]} for {value}"
+                breaches.append(
+                    f"instruction {instruction_id}: its request differs from it in {name}{said}; ask the processor"
+                )
+    return checked, breaches
+
+
+RULES: dict[str, TableCheck] = {
     "nothing is sent but under a committed attempt": TableRule(
         """SELECT format('instruction %s was submitting without a first attempt', e.instruction_id)
            FROM (SELECT DISTINCT instruction_id FROM instruction_events WHERE to_state = 'submitting') e
@@ -30,6 +59,14 @@ RULES = {
            UNION ALL
            SELECT format('key %s stands for %s instructions', idempotency_key, count(DISTINCT instruction_id))
            FROM payout_attempts GROUP BY idempotency_key HAVING count(DISTINCT instruction_id) > 1""",
+        "SELECT count(*) FROM payout_attempts",
+    ),
+    "requests ask for what was instructed": requests_ask_for_what_was_instructed,
+    "nothing is sent after its deadline": TableRule(
+        """SELECT format('attempt %s of instruction %s began %s, its deadline was %s: %s; look its key up', a.attempt_no,
+                         a.instruction_id, a.started_at, a.not_after, o.outcome)
+           FROM payout_attempts a JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+           WHERE a.started_at >= a.not_after AND o.outcome NOT IN ('unknown', 'not_sent')""",
         "SELECT count(*) FROM payout_attempts",
     ),
     "an instruction has one unanswered attempt at most": TableRule(

@@ -98,7 +98,18 @@ RULES: dict[str, TableCheck] = {
         """SELECT format('journal %s: posting %s of match %s on %s, and match_postings has no such posting', j.journal_id,
                          j.posting_no, j.match_id, j.day)
            FROM journals j LEFT JOIN match_postings m USING (match_id, posting_no)
-           WHERE j.kind = 'accrual' AND m.match_day IS DISTINCT FROM j.day""",
+           WHERE j.kind = 'accrual' AND m.match_day IS DISTINCT FROM j.day
+           UNION ALL
+           SELECT format('match %s: is_open is %s in its newest posting, and %s of its keys hold money', match_id, m.is_open,
+                         coalesce(k.keys, 0))
+           FROM (SELECT DISTINCT ON (match_id) match_id::text, is_open FROM match_postings
+                 ORDER BY match_id, posting_no DESC) m
+           LEFT JOIN (
+               SELECT match_id, count(*) AS keys FROM (
+                   SELECT match_id FROM ledger_entries WHERE kind = 'accrual'
+                   GROUP BY match_id, pot, pot_party_id, line_no, account, currency
+                   HAVING sum(credit_minor) <> sum(debit_minor)) open GROUP BY 1) k USING (match_id)
+           WHERE m.is_open <> (k.keys IS NOT NULL)""",
         "SELECT count(*) FROM journals WHERE kind = 'accrual'",
     ),
     "a match is posted under one day": TableRule(

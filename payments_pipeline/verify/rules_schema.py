@@ -64,6 +64,20 @@ RULES = {
                   AND p.proname = function AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 7) = 4)""",
         f"SELECT {len(_CHECKED)}",
     ),
+    "no role or database has its triggers off": TableRule(
+        """SELECT format('a setting of role %s, database %s is %s: no trigger fires; reset it', setrole::regrole,
+                         (SELECT datname FROM pg_database d WHERE d.oid = setdatabase), setting)
+           FROM pg_db_role_setting, unnest(setconfig) AS setting
+           WHERE setting LIKE 'session_replication_role=%' AND setting <> 'session_replication_role=origin'
+             AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))""",
+        "SELECT count(*) FROM pg_roles",
+    ),
+    "every column of money is a whole number": TableRule(
+        """SELECT format('payments.%s.%s is of type %s', table_name, column_name, data_type) FROM information_schema.columns
+           WHERE table_schema = 'payments' AND column_name LIKE '%\\_minor' AND data_type <> 'bigint'""",
+        """SELECT count(*) FROM information_schema.columns
+           WHERE table_schema = 'payments' AND column_name LIKE '%\\_minor'""",
+    ),
     "the run-time login can only insert and read": TableRule(
         f"""SELECT format('%s may %s payments.%s: revoke it', login, privilege, name)
             FROM unnest(ARRAY{_NAMES}) AS name

@@ -160,6 +160,11 @@ FAULTS: list[tuple[str, str, set[str]]] = [
         {CLAIM_IDS},
     ),
     (
+        "a sweep makes one instruction per party and currency",
+        "UPDATE sweeps SET instructions = instructions + 1 WHERE sweep_day = '2024-08-18'",
+        set(),
+    ),
+    (
         BALANCE,
         JOURNAL.format("('loss', NULL, 'GBP', 5, 0), ('party:A', 'A', 'GBP', 0, 5)"),
         set(),
@@ -211,6 +216,21 @@ FAULTS: list[tuple[str, str, set[str]]] = [
                 FROM payout_attempts WHERE instruction_id = {FED};
             INSERT INTO payout_attempt_outcomes (instruction_id, attempt_no, outcome)
             VALUES ({FED}, 2, 'acknowledged')""",
+        set(),
+    ),
+    (
+        "requests ask for what was instructed",
+        f"""ALTER TABLE payout_attempts DROP CONSTRAINT payout_attempts_check;
+            UPDATE payout_attempts SET request = changed.request,
+                request_sha256 = encode(sha256(changed.request), 'hex')
+            FROM (SELECT convert_to(replace(convert_from(request, 'UTF8'), '400', '4000'), 'UTF8') AS request
+                  FROM payout_attempts WHERE instruction_id = {FED}) changed
+            WHERE instruction_id = {FED}""",
+        set(),
+    ),
+    (
+        "nothing is sent after its deadline",
+        f"UPDATE payout_attempts SET started_at = not_after WHERE instruction_id = {FED}",
         set(),
     ),
     (
@@ -298,6 +318,18 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "what is inserted is checked by its trigger",
         "DROP TRIGGER instruction_claims_check ON instruction_claims",
+        set(),
+    ),
+    (
+        "no role or database has its triggers off",
+        """DO $$ BEGIN
+               EXECUTE format('ALTER DATABASE %I SET session_replication_role = replica', current_database());
+           END $$""",
+        set(),
+    ),
+    (
+        "every column of money is a whole number",
+        "ALTER TABLE reconciliation ALTER expected_minor TYPE double precision",
         set(),
     ),
     (

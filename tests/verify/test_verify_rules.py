@@ -41,6 +41,8 @@ def test_an_empty_database_keeps_every_rule_and_needs_no_files(database_url: str
 SCHEMA_RULES = {
     "append-only tables refuse change",
     "what is inserted is checked by its trigger",
+    "no role or database has its triggers off",
+    "every column of money is a whole number",
     "the run-time login can only insert and read",
 }
 

@@ -7,7 +7,8 @@ returned, refused, and one whose answer was lost. On the second: what is free ag
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+import json
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, Self
@@ -71,7 +72,7 @@ class Answers:
         pass
 
     def encode(self, request: PayoutRequest) -> bytes:
-        return repr(request).encode()
+        return json.dumps(asdict(request), default=str).encode()
 
     async def submit(self, body: bytes, idempotency_key: str) -> Acknowledgement:
         if b"tok_ref" in body:
