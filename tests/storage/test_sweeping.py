@@ -1,0 +1,272 @@
+"""Sweeps over a real ledger: which items a day takes, gives back and leaves to others, in any order and at once."""
+
+import datetime as dt
+import itertools
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from money_zone import DAY, POLICY, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
+
+from payments_pipeline.domain.errors import PayoutRejectedError
+from payments_pipeline.local import postgres
+
+PARTIES = parties_frame(a="active", b="active", c="active", p="active", q="active")
+HOLD_A = parties_frame(a="on_hold", b="active")
+DAYS = [DAY + dt.timedelta(days=number) for number in range(5)]
+
+
+@pytest.fixture
+def zone(database) -> MoneyZone:
+    return MoneyZone(database.url)
+
+
+def reject(_key: str) -> None:
+    raise PayoutRejectedError("no such account", code="account_closed")
+
+
+def _made(zone: MoneyZone, day: dt.date = DAY) -> dict[str, int]:
+    """What each party's newest instruction of a sweep day moves: > 0 to the party."""
+    return dict(
+        zone.rows(
+            """SELECT party_id, amount_minor * CASE direction WHEN 'debit' THEN -1 ELSE 1 END
+               FROM payout_instructions JOIN instruction_states USING (instruction_id)
+               WHERE sweep_day = %s AND state <> 'cancelled'""",
+            day,
+        )
+    )
+
+
+def _waits(zone: MoneyZone, day: dt.date = DAY) -> dict[tuple[str, str], int]:
+    rows = zone.rows(
+        """SELECT party_id, reason, amount_minor FROM sweep_deferrals
+           WHERE sweep_day = %s AND seq = (SELECT max(seq) FROM sweeps WHERE sweep_day = %s)""",
+        day,
+        day,
+    )
+    return {(party, reason): amount for party, reason, amount in rows}
+
+
+def test_a_second_sweep_of_a_day_takes_nothing_new(zone):
+    zone.owe(a=600, b=400)
+    assert len(zone.sweep(PARTIES).plan.instructions) == 2
+    again = zone.sweep(PARTIES)
+    assert (again.seq, len(again.plan.instructions), again.open_items) == (2, 0, 0)
+    assert _made(zone) == {"a": 600, "b": 400}
+
+
+def test_the_same_work_has_the_same_ids_in_another_database(zone, postgres_server, migrated_template):
+    zone.owe(a=600, b=400)
+    with postgres_server.new_database(postgres.MIGRATOR, template=migrated_template) as name:
+        other = MoneyZone(postgres_server.url(postgres.RUNTIME, name))
+        other.owe(a=600, b=400)
+        other.sweep(PARTIES.iloc[::-1])
+        theirs = other.instruction("a"), other.instruction("b")
+    zone.sweep(PARTIES)
+    assert (zone.instruction("a"), zone.instruction("b")) == theirs
+
+
+def test_items_of_a_day_that_was_not_swept_are_left_to_it(zone):
+    zone.owe(DAYS[0], a=600)
+    zone.owe(DAYS[1], a=150)
+    assert _made_after(zone, DAYS[1]) == {"a": 150}
+    assert _made_after(zone, DAYS[0]) == {"a": 600}
+
+
+def _made_after(zone: MoneyZone, day: dt.date) -> dict[str, int]:
+    zone.sweep(PARTIES, day)
+    return _made(zone, day)
+
+
+def test_items_left_open_by_a_sweep_are_taken_by_a_later_day(zone):
+    zone.owe(DAYS[0], a=600)
+    zone.sweep(HOLD_A, DAYS[0])
+    assert _waits(zone) == {("a", "party_on_hold"): 600}
+    zone.owe(DAYS[1], a=50)
+    assert _made_after(zone, DAYS[1]) == {"a": 650}
+
+
+def test_a_later_days_items_are_never_taken_by_an_earlier_day(zone):
+    zone.owe(DAYS[1], a=600)
+    zone.sweep(HOLD_A, DAYS[1])
+    assert _made_after(zone, DAYS[0]) == {}
+
+
+def test_released_items_wait_for_a_later_day(zone):
+    zone.owe(a=600)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor(answer=reject))
+    assert zone.open_items() == {"a": 600}
+    assert len(zone.sweep(PARTIES).plan.instructions) == 0
+    assert _made_after(zone, DAYS[1]) == {"a": 600}
+    assert zone.value("SELECT max(claim_no) FROM instruction_claims") == 2
+
+
+def test_what_settled_or_came_back_after_a_day_is_nothing_to_it(zone):
+    zone.owe(a=600)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    key = zone.instruction("a")
+    zone.take_in([line(key, -700), line(key, 700, "returned")], DAYS[2])
+    for day, made in [(DAYS[0], {"a": 600}), (DAYS[1], {}), (DAYS[2], {}), (DAYS[3], {"a": 600})]:
+        assert _made_after(zone, day) == made
+
+
+def test_a_correction_cancels_the_unsent_instruction_and_both_items_are_swept_again(zone):
+    zone.owe(a=600, b=400)
+    zone.sweep(PARTIES)
+    before = zone.instruction("a")
+    zone.owe(revision=2, a=700, b=400)
+    swept = zone.sweep(PARTIES)
+    assert swept.cancelled == 1
+    assert _made(zone) == {"a": 700, "b": 400}
+    assert zone.value("SELECT state FROM instruction_states WHERE instruction_id = %s", before) == "cancelled"
+    assert zone.party_balances_disagree() == []
+
+
+def test_a_correction_of_what_was_sent_is_an_item_of_its_own(zone):
+    zone.owe(a=600)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.owe(revision=2, a=250)
+    zone.sweep(PARTIES)
+    rows = zone.rows("SELECT direction, amount_minor FROM payout_instructions ORDER BY sweep_seq")
+    assert rows == [("credit", 600), ("debit", 350)]
+
+
+def test_a_match_with_a_break_keeps_its_items_open(zone):
+    zone.owe(a=600)
+    zone.post([], [], DAY)
+    zone.sweep(PARTIES)
+    assert _waits(zone) == {("a", "posting_break"): 600}
+    zone.owe(a=600)
+    zone.sweep(PARTIES)
+    assert _made(zone) == {"a": 600}
+
+
+def test_a_net_of_zero_is_netted_and_never_given_back(zone):
+    zone.post([match("m1"), match("m2", revenue_minor=None)], [share("m1", "a", 500), *fee("m2", "a", {"b": 500})])
+    zone.sweep(PARTIES)
+    assert zone.states() == {f"a {DAY}": "netted", f"b {DAY}": "approved"}
+    zone.post(
+        [match("m1", 2), match("m2", 2, revenue_minor=None)], [share("m1", "a", 800), *fee("m2", "a", {"b": 500})]
+    )
+    assert zone.sweep(PARTIES).cancelled == 0
+    assert zone.open_items() == {}
+    assert _made(zone)["a"] == 300
+
+
+def test_over_its_limit_an_instruction_is_held_until_it_expires(zone):
+    zone.owe(a=600)
+    strict = policy(instruction_limit_minor=599, approval={"expires_days": 2})
+    zone.sweep(PARTIES, policy=strict)
+    assert zone.states() == {f"a {DAY}": "held"}
+    assert zone.sweep(PARTIES, DAYS[1], strict).cancelled == 0
+    assert zone.sweep(PARTIES, DAYS[2], strict).cancelled == 1
+    assert zone.states() == {f"a {DAY}": "cancelled"}
+    zone.sweep(PARTIES, DAYS[3], strict)
+    assert zone.states()[f"a {DAYS[3]}"] == "held"
+
+
+WHEN_COLLECTED = {"payout_policy": "when_collected", "revenue_minor": None}
+
+
+def test_when_collected_recipients_wait_until_their_own_payer_has_paid(zone):
+    shares = [*fee("m1", "p", {"a": 500}), *fee("m1", "q", {"b": 300})]
+    zone.post([match("m1", **WHEN_COLLECTED)], shares)
+    zone.sweep(PARTIES)
+    assert _made(zone) == {"p": -500, "q": -300}
+    assert _waits(zone) == {("a", "not_collected"): 500, ("b", "not_collected"): 300}
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.take_in([line(zone.instruction("p"), 500)], DAYS[1])
+    assert _made_after(zone, DAYS[1]) == {}  # settled on the day itself: a later day pays
+    assert _made_after(zone, DAYS[2]) == {"a": 500}
+    zone.take_in([line(zone.instruction("q"), 0, "failed")], DAYS[2])
+    assert _made_after(zone, DAYS[3]) == {"q": -300}
+
+
+def test_when_collected_a_payer_whose_items_net_to_zero_has_paid(zone):
+    zone.post([match("m1", **WHEN_COLLECTED), match("m2")], [*fee("m1", "p", {"a": 500}), share("m2", "p", 500)])
+    zone.sweep(PARTIES)
+    assert zone.states() == {f"p {DAY}": "netted"}
+    assert _made_after(zone, DAYS[1]) == {"a": 500}
+
+
+def test_when_collected_a_recipients_own_debt_does_not_wait(zone):
+    zone.post([match("m1", **WHEN_COLLECTED)], fee("m1", "p", {"a": 500}))
+    zone.post([match("m1", 2, **WHEN_COLLECTED)], fee("m1", "p", {"a": 200}))
+    zone.sweep(PARTIES)
+    assert _made(zone) == {"p": -200, "a": -300}
+
+
+def _fail(zone: MoneyZone, day: dt.date, policy=POLICY) -> list[str]:
+    zone.sweep(PARTIES, day, policy)
+    processor = FakeProcessor(answer=reject)
+    zone.dispatch(PARTIES, processor, day)
+    return [key for key, _ in processor.requests]
+
+
+def test_after_failures_in_a_row_a_partys_items_wait_for_a_new_token(zone):
+    zone.owe(a=600, b=-400)
+    twice = policy(sweep={"failures_in_a_row": 2})
+    for day in DAYS[:2]:
+        assert len(_fail(zone, day, policy=twice)) == 2
+    assert _fail(zone, DAYS[2], policy=twice) == []
+    assert _waits(zone, DAYS[2]) == {("a", "failures_in_a_row"): 600, ("b", "failures_in_a_row"): -400}
+    renewed = parties_frame(a={"payout_token": "new"}, b="active")
+    zone.sweep(renewed, DAYS[3], twice)
+    assert _made(zone, DAYS[3]) == {"a": 600}
+
+
+def test_a_success_between_failures_ends_the_row(zone):
+    twice = policy(sweep={"failures_in_a_row": 2})
+    zone.owe(a=600)
+    _fail(zone, DAYS[0], policy=twice)
+    zone.sweep(PARTIES, DAYS[1], twice)
+    zone.dispatch(PARTIES, FakeProcessor(), DAYS[1])
+    zone.take_in([line(zone.instruction("a", DAYS[1]), -600)], DAYS[1])
+    zone.owe(DAYS[2], a=700)
+    _fail(zone, DAYS[2], policy=twice)
+    assert _made_after(zone, DAYS[3]) == {"a": 700}
+
+
+def test_sweeps_of_neighbouring_days_at_once_claim_each_item_once(zone):
+    for day in DAYS:
+        zone.owe(day, f"m-{day}", a=600, b=400, c=-300)
+    # Every day was swept while its parties were on hold: each sweep below may take every older day's items.
+    for day in DAYS:
+        zone.sweep(parties_frame(a="on_hold", b="on_hold", c="on_hold"), day)
+    with ThreadPoolExecutor(6) as pool:
+        swept = list(pool.map(lambda day: zone.sweep(PARTIES, day), [*DAYS, *DAYS]))
+    assert len(swept) == 10
+    assert zone.open_items() == {}
+    assert zone.value("SELECT count(*) FROM instruction_claims") == 15
+    total = dict(
+        zone.rows(
+            """SELECT party_id, sum(amount_minor * CASE direction WHEN 'debit' THEN -1 ELSE 1 END)::bigint
+               FROM payout_instructions GROUP BY 1"""
+        )
+    )
+    assert total == {"a": 3000, "b": 2000, "c": -1500}
+    assert zone.party_balances_disagree() == []
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
+def test_days_in_any_order_give_the_same_paid_plus_open(zone, order):
+    """Swept and sent in any order, corrected once, with a failure and a return on the way."""
+    for number in order:
+        day = DAYS[number]
+        zone.owe(day, a=600 + number, b=150, c=-200 - number)
+        zone.sweep(PARTIES, day)
+        if number == 1:
+            zone.owe(day, revision=2, a=500, b=150, c=-201)
+            zone.sweep(PARTIES, day)
+        zone.dispatch(PARTIES, FakeProcessor(answer=reject if number == 2 else lambda _key: None), day)
+    for party, owed in {"a": 600 + 500 + 602, "b": 450, "c": -200 - 201 - 202}.items():
+        paid = zone.value(
+            """SELECT coalesce(sum(amount_minor * CASE direction WHEN 'debit' THEN -1 ELSE 1 END), 0)::bigint
+               FROM payout_instructions JOIN instruction_states USING (instruction_id)
+               WHERE party_id = %s AND state IN ('approved', 'submitted')""",
+            party,
+        )
+        assert paid + zone.open_items().get(party, 0) == owed
+    assert zone.party_balances_disagree() == []
