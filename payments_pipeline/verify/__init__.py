@@ -45,6 +45,7 @@ def verify(database_url: str, settings: Settings) -> Iterator[RuleResult]:
 
     Raises:
         ConfigurationError: database, storage or reference data cannot be read; what was yielded before holds.
+        BadFileError: a stored file is no whole Parquet file; materialise its day again.
     """
     with connect(database_url) as connection, connection.transaction():
         # One moment of all tables: a run that writes meanwhile is no breach.

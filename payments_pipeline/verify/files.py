@@ -5,15 +5,14 @@ Belongs here: reading each day once for all its rules. Does not belong here: the
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
-import pyarrow.parquet as pq
 
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.objects import ObjectStore, open_store
+from payments_pipeline.storage.parquet import decode_table
 from payments_pipeline.verify import rules_shares
 from payments_pipeline.verify.stored_days import ReferenceNow, stored_days, stored_keys
 
@@ -61,7 +60,7 @@ def report_lines_equal_reports(connection: psycopg.Connection, store: ObjectStor
     }
     reported: dict[tuple[str, str], tuple[Any, ...]] = {}
     for _, key in stored_keys(store, "settlement_reports"):
-        for row in pq.read_table(io.BytesIO(store.read(key)), use_threads=False).to_pylist():
+        for row in decode_table(store.read(key)).to_pylist():
             reported[row["processor"], row["entry_reference"]] = tuple(row[column] for column in columns)
     return len(reported.keys() | taken.keys()), [
         f"{line[0]} entry {line[1]}: reported {_said(reported.get(line))}, taken in {_said(taken.get(line))}; run the "

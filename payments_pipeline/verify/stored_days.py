@@ -5,8 +5,6 @@ Belongs here: reading. Does not belong here: any rule.
 
 from __future__ import annotations
 
-import io
-import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,11 +13,11 @@ from functools import cached_property
 from typing import Any
 
 import psycopg
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from payments_pipeline.settings import Settings
-from payments_pipeline.storage.objects import LocalStore, ObjectStore, open_store
-from payments_pipeline.storage.parquet import partition_key
+from payments_pipeline.storage.objects import LocalStore, ObjectNotFoundError, ObjectStore, open_store
+from payments_pipeline.storage.parquet import decode_table, partition_key, read_metadata
 from payments_pipeline.verify.reference import Reference, read_reference
 
 Row = dict[str, Any]
@@ -64,31 +62,35 @@ class StoredDay:
 
     @cached_property
     def matches(self) -> list[Row]:
-        """Rows of match_results."""
-        rows: list[Row] = self._table("match_results").to_pylist()
-        return rows
+        """Rows of match_results; none where none are stored."""
+        return self._rows("match_results")
 
     @cached_property
     def participants(self) -> list[Row]:
-        """Rows of match_participants."""
-        rows: list[Row] = self._table("match_participants").to_pylist()
-        return rows
+        """Rows of match_participants; none where none are stored."""
+        return self._rows("match_participants")
 
     @property
     def input_hashes(self) -> dict[str, str]:
         """Hashes of the input that the shares were computed from."""
-        stored = ((self._shares.schema.metadata or {}) if self._shares else {}).get(b"payments_pipeline", b"{}")
-        hashes: dict[str, str] = json.loads(stored).get("input_hashes", {})
+        metadata = {} if self._shares is None else read_metadata(self._shares.schema)
+        hashes: dict[str, str] = metadata.get("input_hashes", {})
         return hashes
 
     @cached_property
-    def _shares(self) -> Any:
-        key = partition_key("participant_shares", self.day.isoformat())
-        return self._table("participant_shares") if self.store.exists(key) else None
+    def _shares(self) -> pa.Table | None:
+        return self._table("participant_shares")
 
-    def _table(self, asset: str) -> Any:
-        key = partition_key(asset, self.day.isoformat())
-        return pq.read_table(io.BytesIO(self.store.read(key)), use_threads=False)
+    def _rows(self, asset: str) -> list[Row]:
+        table = self._table(asset)
+        rows: list[Row] = [] if table is None else table.to_pylist()
+        return rows
+
+    def _table(self, asset: str) -> pa.Table | None:
+        try:
+            return decode_table(self.store.read(partition_key(asset, self.day.isoformat())))
+        except ObjectNotFoundError:
+            return None
 
 
 def stored_keys(store: ObjectStore, asset: str) -> list[tuple[date, str]]:

@@ -10,7 +10,7 @@ import pytest
 from table_faults import FAULTS
 from verify_world import World
 
-from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.domain.errors import BadFileError, ConfigurationError
 from payments_pipeline.settings import Settings
 from payments_pipeline.verify import RuleResult, verify
 from payments_pipeline.verify.files import FILE_RULES
@@ -172,3 +172,15 @@ def test_twenty_breaches_are_named_and_the_rest_counted(world: World) -> None:
     breaches = broken(world)["entries belong to the journal they say"]
     assert len(breaches) == 21
     assert breaches[-1].startswith("… and ")
+
+
+def test_stored_shares_without_their_matches_are_found(world: World) -> None:
+    (Path(world.settings.storage) / "match_results" / "date=2024-08-18" / "part-0.parquet").unlink()
+    assert broken(world).keys() == {POTS, DIVISION}
+
+
+def test_a_torn_file_is_an_error_and_no_silence(world: World) -> None:
+    path = Path(world.settings.storage) / "participant_shares" / "date=2024-08-18" / "part-0.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(BadFileError, match="no whole Parquet file"):
+        results(world)
