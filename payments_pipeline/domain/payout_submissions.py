@@ -52,7 +52,28 @@ def within_limits(approved: pd.DataFrame, sent_today: pd.DataFrame, policy: Poli
     fits = pd.Series(running + before <= party_limit.to_numpy("int64"), index=approved.index)
     spent = approved["currency"].map(sent_today.groupby("currency")["amount_minor"].sum()).fillna(0).astype("int64")
     total = approved["amount_minor"].where(fits, 0).groupby(approved["currency"]).cumsum()
-    return fits & (total + spent <= day_limit)
+    over = fits & (total + spent > day_limit)
+    for currency in approved.loc[over, "currency"].unique():
+        mine = approved["currency"].eq(currency) & fits
+        fits[mine] = _fill(approved[mine], int(day_limit[mine].iloc[0] - spent[mine].iloc[0]))
+    return fits
+
+
+def _fill(approved: pd.DataFrame, room_minor: int) -> list[bool]:
+    """Let pass, in order, what fits into what is left of a day; once a party has to wait, its later ones do too.
+
+    Each decision hangs on the one before, so this is a loop; it runs only where a day's limit is reached.
+    """
+    waiting: set[str] = set()
+    passes = []
+    for party_id, amount_minor in approved[["party_id", "amount_minor"]].itertuples(index=False):
+        fits = party_id not in waiting and amount_minor <= room_minor
+        passes.append(fits)
+        if fits:
+            room_minor -= amount_minor
+        else:
+            waiting.add(party_id)
+    return passes
 
 
 def submission_entries(instructions: pd.DataFrame, day: date, *, reverse: bool) -> tuple[pd.DataFrame, pd.DataFrame]:

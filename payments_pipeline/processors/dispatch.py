@@ -110,6 +110,7 @@ class Dispatch:
         name = self.processor.name
         store.check_ledger(connection)
         store.abandon_unanswered(connection, self.day, name, self.run)
+        store.give_up_expired(connection, self.day, name, self.clock(), self.run)
         async with self.processor:
             await self._resolve(connection, done)
             again = store.unavailable(connection, self.day, name, self.clock())
@@ -123,6 +124,8 @@ class Dispatch:
         now = self.clock()
         midnight = now.astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0)
         approved = store.approved(connection, self.day, self.processor.name, midnight, self.policy)
+        done.waiting += int((~approved["fits"]).sum())
+        approved = approved[approved["fits"]].reset_index(drop=True)
         size = self.policy.dispatch.batch_size
         for start in range(0, len(approved), size):
             if done.stopped:

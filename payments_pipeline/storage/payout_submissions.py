@@ -180,7 +180,7 @@ def refuse_unpayable(
 def approved(
     connection: psycopg.Connection, day: date, processor: str, since: datetime, policy: Policy
 ) -> pd.DataFrame:
-    """Give the approved instructions that fit under the sending limits, in the order in which they are to be sent.
+    """Give the approved instructions in the order in which they are to be sent; `fits`: under the sending limits.
 
     Args:
         connection: of the dispatch, which holds its lock.
@@ -194,7 +194,7 @@ def approved(
         sent = read_frame(
             cursor, _SENT_TODAY, {"since": since}, {"party_id": _STRING, "currency": _STRING, "amount_minor": _INT}
         )
-    return waiting[within_limits(waiting, sent, policy)].reset_index(drop=True)
+    return waiting.assign(fits=within_limits(waiting, sent, policy))
 
 
 def begin(
@@ -208,6 +208,8 @@ def begin(
 ) -> list[Attempt]:
     """Commit the first attempts of approved instructions, with their postings; only then may they be sent.
 
+    A sweep may have cancelled one of them since they were read: it is left out.
+
     Args:
         connection: of the dispatch.
         day: dispatching day.
@@ -217,37 +219,40 @@ def begin(
         not_after: instant after which they are never sent.
         run: who dispatches.
     """
-    ids = instructions["instruction_id"].tolist()
-    attempts = pd.DataFrame(
-        {
-            "instruction_id": ids,
-            "attempt_no": 1,
-            "idempotency_key": ids,
-            "request": ["\\x" + request.hex() for request in requests],
-            "request_sha256": [hashlib.sha256(request).hexdigest() for request in requests],
-            "execute_on": execute_on,
-            "not_after": not_after,
-            "dispatched_on": day,
-            "run_id": run.run_id,
-        }
-    )
-    events = instructions[["instruction_id"]].assign(
-        seq=instructions["seq"] + 1,
-        from_state=str(State.APPROVED),
-        to_state=str(State.SUBMITTING),
-        actor="dispatch",
-        reason="the gate let it pass",
-    )
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
-        journals, entries = submission_entries(instructions, day, reverse=False)
-        write_events(cursor, events, day, run)
+        approved_now = cursor.execute(
+            """SELECT instruction_id::text FROM instruction_states
+               WHERE state = 'approved' AND instruction_id = ANY(%s::uuid[])""",
+            (instructions["instruction_id"].tolist(),),
+        ).fetchall()
+        still = instructions["instruction_id"].isin([row[0] for row in approved_now])
+        attempts = instructions[["instruction_id"]].assign(
+            attempt_no=1,
+            idempotency_key=instructions["instruction_id"],
+            request=["\\x" + request.hex() for request in requests],
+            request_sha256=[hashlib.sha256(request).hexdigest() for request in requests],
+            execute_on=execute_on,
+            not_after=not_after,
+            dispatched_on=day,
+            run_id=run.run_id,
+        )
+        events = instructions[["instruction_id"]].assign(
+            seq=instructions["seq"] + 1,
+            from_state=str(State.APPROVED),
+            to_state=str(State.SUBMITTING),
+            actor="dispatch",
+            reason="the gate let it pass",
+        )
+        journals, entries = submission_entries(instructions[still].reset_index(drop=True), day, reverse=False)
+        write_events(cursor, events[still], day, run)
         copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
         copy_frame(cursor, "ledger_entries", entries)
-        copy_frame(cursor, "payout_attempts", attempts)
+        copy_frame(cursor, "payout_attempts", attempts[still])
     return [
         Attempt(instruction_id, 1, instruction_id, request, not_after)
-        for instruction_id, request in zip(ids, requests, strict=True)
+        for instruction_id, request, approved in zip(instructions["instruction_id"], requests, still, strict=True)
+        if approved
     ]
 
 
@@ -375,6 +380,38 @@ def abandon_unanswered(connection: psycopg.Connection, day: date, processor: str
             run=run,
         )
     return len(ids)
+
+
+def give_up_expired(connection: psycopg.Connection, day: date, processor: str, now: datetime, run: RunInfo) -> int:
+    """Call unknown what was never accepted until its deadline: its bytes may not leave again, so it is asked about.
+
+    What the processor says it never saw then is a person's to end, as with any other unknown outcome.
+    """
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        rows = cursor.execute(
+            """SELECT a.instruction_id::text
+               FROM instruction_states s JOIN payout_attempts a USING (instruction_id)
+               JOIN payout_instructions i USING (instruction_id)
+               WHERE s.state = 'submitting' AND i.processor = %s AND a.attempt_no = 1 AND a.not_after <= %s""",
+            (processor, now),
+        ).fetchall()
+        _move(
+            cursor,
+            day,
+            pd.DataFrame(
+                {
+                    "instruction_id": [row[0] for row in rows],
+                    "to_state": str(State.UNKNOWN),
+                    "reason": "its deadline passed before the processor accepted it",
+                },
+                dtype=object,
+            ),
+            from_state=State.SUBMITTING,
+            actor="dispatch",
+            run=run,
+        )
+    return len(rows)
 
 
 def unknown(connection: psycopg.Connection, day: date, processor: str) -> list[Attempt]:

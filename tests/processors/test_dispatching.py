@@ -1,0 +1,538 @@
+"""Dispatch against a processor in memory: what is sent, when, how often, and what is never done."""
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, line, parties_frame, policy, share
+
+from payments_pipeline.domain.errors import (
+    LedgerFaultError,
+    PayoutOutcomeUnknownError,
+    PayoutRejectedError,
+    ProcessorUnavailableError,
+)
+from payments_pipeline.processors.base import Acknowledgement, LookUp, LookUpStatus, PayoutKeyConflictError
+from payments_pipeline.storage import payout_submissions as store
+from payments_pipeline.storage.postgres import connect
+
+PARTIES = parties_frame(a="active", b="active", c="active", d="active")
+ONCE = policy(dispatch={"retries": 0})
+BEFORE = DAY - dt.timedelta(days=1)
+LATER = [DAY + dt.timedelta(days=number) for number in range(1, 5)]
+
+
+class SenderDied(BaseException):
+    """Stands for the end of the sending process."""
+
+
+@pytest.fixture
+def zone(database) -> MoneyZone:
+    """a is owed 600 and d owes 400; both instructions are approved."""
+    zone = MoneyZone(database.url)
+    zone.owe(a=600, d=-400)
+    zone.sweep(PARTIES)
+    return zone
+
+
+def raising(error: BaseException) -> Callable[[str], None]:
+    def answer(_key: str) -> None:
+        raise error
+
+    return answer
+
+
+UNAVAILABLE = raising(ProcessorUnavailableError("503"))
+UNKNOWN = raising(PayoutOutcomeUnknownError("no answer"))
+REJECTED = raising(PayoutRejectedError("closed", code="account_closed"))
+
+
+def keys(processor: FakeProcessor) -> list[str]:
+    return [key for key, _ in processor.requests]
+
+
+def in_transit(zone: MoneyZone) -> int:
+    return zone.balances().get("in_transit:sandbox", 0)
+
+
+def outcomes(zone: MoneyZone) -> list[tuple[int, str]]:
+    return zone.rows("SELECT attempt_no, outcome FROM payout_attempt_outcomes ORDER BY 1, 2")
+
+
+def test_what_is_acknowledged_is_submitted_and_not_settled(zone):
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.sent, done.acknowledged, done.stopped) == (2, 2, "")
+    assert set(zone.states().values()) == {"submitted"}
+    assert zone.balances() == {"pot:c1": 600, "suspense": -400, "in_transit:sandbox": -200}
+    assert zone.rows("SELECT DISTINCT execute_on, dispatched_on FROM payout_attempts") == [(NEXT, DAY)]
+    assert zone.dispatch(PARTIES, processor).sent == 0
+    assert len(processor.requests) == 2
+
+
+def test_the_key_is_the_instructions_own(zone):
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor)
+    assert set(keys(processor)) == {zone.instruction("a"), zone.instruction("d")}
+
+
+def test_the_attempt_is_committed_before_the_request_leaves(zone):
+    seen: list[tuple[str, str]] = []
+
+    def look(key: str) -> None:
+        seen.extend(
+            zone.rows(
+                """SELECT state, encode(request, 'escape') FROM payout_attempts JOIN instruction_states
+                   USING (instruction_id) WHERE idempotency_key = %s""",
+                key,
+            )
+        )
+
+    processor = FakeProcessor(answer=look)
+    zone.dispatch(PARTIES, processor)
+    assert {state for state, _ in seen} == {"submitting"}
+    assert {text for _, text in seen} == {body.decode() for _, body in processor.requests}
+
+
+def test_no_transaction_is_open_while_the_processor_is_asked(zone, database):
+    open_transactions: list[int] = []
+
+    def look(_key: str) -> None:
+        with psycopg.connect(database.superuser_url) as connection:
+            row = connection.execute(
+                """SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid() AND xact_start IS NOT NULL"""
+            ).fetchone()
+            open_transactions.append(row[0])
+
+    zone.dispatch(PARTIES, FakeProcessor(answer=look))
+    assert open_transactions == [0, 0]
+
+
+def test_what_is_rejected_is_posted_back_and_free_for_a_later_day(zone):
+    done = zone.dispatch(PARTIES, FakeProcessor(answer=REJECTED))
+    assert done.rejected == 2
+    assert set(zone.states().values()) == {"failed"}
+    assert in_transit(zone) == 0
+    assert zone.open_items() == {"a": 600, "d": -400}
+    assert len(zone.sweep(PARTIES).plan.instructions) == 0
+    assert len(zone.sweep(PARTIES, NEXT).plan.instructions) == 2
+    assert zone.party_balances_disagree() == []
+
+
+def test_what_was_unavailable_is_sent_again_with_the_same_key_and_bytes(zone):
+    tries: dict[str, int] = {}
+
+    def at_the_third(key: str) -> None:
+        tries[key] = tries.get(key, 0) + 1
+        if tries[key] < 3:
+            raise ProcessorUnavailableError("503")
+
+    processor = FakeProcessor(answer=at_the_third)
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.acknowledged, done.unavailable) == (2, 0)
+    assert len(processor.requests) == 6
+    assert len(set(processor.requests)) == 2
+    assert outcomes(zone) == [
+        (n, o) for n, o in [(1, "unavailable"), (2, "unavailable"), (3, "acknowledged")] for _ in "ad"
+    ]
+    assert zone.value("SELECT count(*) FROM journals WHERE kind = 'submission'") == 2
+
+
+def test_what_stayed_unavailable_goes_with_the_next_dispatch(zone):
+    first = FakeProcessor(answer=UNAVAILABLE)
+    done = zone.dispatch(PARTIES, first, policy=ONCE)
+    assert (done.sent, done.unavailable) == (2, 2)
+    assert set(zone.states().values()) == {"submitting"}
+    second = FakeProcessor()
+    assert zone.dispatch(PARTIES, second, LATER[0]).acknowledged == 2
+    assert sorted(second.requests) == sorted(first.requests)
+    assert set(zone.states().values()) == {"submitted"}
+
+
+def test_an_unanswered_request_that_was_accepted_is_found_and_never_sent_again(zone):
+    processor = FakeProcessor(lose=UNKNOWN)
+    assert zone.dispatch(PARTIES, processor).unknown == 2
+    assert set(zone.states().values()) == {"unknown"}
+    processor.lose = lambda _key: None
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.resolved, done.unknown, done.sent) == (2, 0, 0)
+    assert set(zone.states().values()) == {"submitted"}
+    assert len(processor.requests) == 2
+
+
+def test_an_unanswered_request_that_was_rejected_is_posted_back(zone):
+    processor = FakeProcessor(answer=UNKNOWN, look=lambda _key: LookUp(LookUpStatus.REJECTED, code="closed"))
+    zone.dispatch(PARTIES, processor)
+    zone.dispatch(PARTIES, processor)
+    assert set(zone.states().values()) == {"failed"}
+    assert (in_transit(zone), zone.open_items()) == (0, {"a": 600, "d": -400})
+    assert len(processor.requests) == 2
+
+
+def test_an_unanswered_request_that_was_never_seen_is_sent_again_as_it_was(zone):
+    processor = FakeProcessor(answer=UNKNOWN)
+    zone.dispatch(PARTIES, processor)
+    processor.answer = lambda _key: None
+    done = zone.dispatch(PARTIES, processor)
+    assert done.acknowledged == 2
+    assert len(processor.requests) == 4
+    assert len(set(processor.requests)) == 2
+    assert zone.value("SELECT count(*) FROM journals WHERE kind = 'submission'") == 2
+    assert set(zone.states().values()) == {"submitted"}
+
+
+def test_a_look_up_without_an_answer_leaves_everything_as_it_is(zone):
+    def down(_key: str) -> LookUp:
+        raise ProcessorUnavailableError("503")
+
+    processor = FakeProcessor(answer=UNKNOWN, look=down)
+    zone.dispatch(PARTIES, processor)
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.unknown, done.resolved) == (2, 0)
+    assert set(zone.states().values()) == {"unknown"}
+    assert len(processor.requests) == 2
+
+
+def test_a_look_up_that_answers_about_other_bytes_resolves_nothing(zone):
+    processor = FakeProcessor(
+        answer=UNKNOWN, look=lambda _key: LookUp(LookUpStatus.ACCEPTED, "ref", request_sha256="0" * 64)
+    )
+    zone.dispatch(PARTIES, processor)
+    assert zone.dispatch(PARTIES, processor).unknown == 2
+    assert set(zone.states().values()) == {"unknown"}
+
+
+@pytest.mark.parametrize("error", [PayoutOutcomeUnknownError("timeout"), PayoutKeyConflictError("409")], ids=type)
+def test_neither_a_timeout_nor_a_conflict_ever_leads_to_a_second_key(zone, error):
+    processor = FakeProcessor(answer=raising(error))
+    for day in (DAY, *LATER):
+        zone.sweep(PARTIES, day)
+        zone.dispatch(PARTIES, processor, day)
+    assert len(set(keys(processor))) == 2
+    assert zone.value("SELECT count(DISTINCT idempotency_key) FROM payout_attempts") == 2
+    assert zone.open_items() == {}
+
+
+class Clock:
+    """Says what time it is; moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = dt.datetime.now(dt.UTC)
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+    def days_later(self, days: float) -> None:
+        self.now += dt.timedelta(days=days)
+
+
+def test_nothing_is_sent_after_its_deadline_and_a_person_is_left_to_decide(zone):
+    clock = Clock()
+    processor = FakeProcessor(answer=UNAVAILABLE)
+    zone.dispatch(PARTIES, processor, policy=ONCE, clock=clock)
+    clock.days_later(2)
+    processor.answer = lambda _key: None
+    for day in LATER[:2]:
+        zone.dispatch(PARTIES, processor, day, clock=clock)
+    assert len(processor.requests) == 2
+    assert processor.taken == {}
+    assert set(zone.states().values()) == {"unknown"}
+    assert set(processor.looked_up) == set(keys(processor))
+
+
+def test_the_deadline_is_looked_at_last(zone):
+    clock = Clock()
+    processor = FakeProcessor()
+    first: list[str] = []
+
+    def slowly(key: str) -> None:
+        first.append(key)
+        clock.days_later(2)
+
+    processor.answer = slowly
+    done = zone.dispatch(PARTIES, processor, clock=clock)
+    assert (done.acknowledged, done.unknown) == (1, 1)
+    assert keys(processor) == first[:1]
+
+
+def test_a_never_seen_request_is_not_sent_after_its_deadline(zone):
+    clock = Clock()
+    processor = FakeProcessor(answer=UNKNOWN)
+    zone.dispatch(PARTIES, processor, clock=clock)
+    clock.days_later(2)
+    assert zone.dispatch(PARTIES, processor, LATER[1], clock=clock).unknown == 2
+    assert len(processor.requests) == 2
+    assert set(zone.states().values()) == {"unknown"}
+
+
+def _many(zone: MoneyZone, count: int) -> tuple[list[str], object]:
+    names = [f"p{number}" for number in range(count)]
+    zone.owe(BEFORE, **dict.fromkeys(names, 100))
+    parties = parties_frame(**dict.fromkeys([*names, "a", "d"], "active"))
+    zone.sweep(parties, BEFORE)
+    return names, parties
+
+
+def test_the_breaker_stops_the_dispatch_and_leaves_the_rest_untouched(zone):
+    _, parties = _many(zone, 20)
+    careful = policy(dispatch={"batch_size": 5, "breaker_failures": 4, "retries": 0})
+    processor = FakeProcessor(answer=UNAVAILABLE)
+    done = zone.dispatch(parties, processor, policy=careful)
+    assert "failed 4 times in a row" in done.stopped
+    assert len(processor.requests) == 4
+    assert (done.sent, done.unavailable, done.waiting) == (5, 5, 17)
+    assert sorted(zone.states().values()) == ["approved"] * 17 + ["submitting"] * 5
+    assert zone.dispatch(parties, FakeProcessor(), policy=careful).acknowledged == 22
+
+
+def test_rejections_do_not_open_the_breaker(zone):
+    _, parties = _many(zone, 10)
+    careful = policy(dispatch={"batch_size": 5, "breaker_failures": 2, "retries": 0})
+    assert zone.dispatch(parties, FakeProcessor(answer=REJECTED), policy=careful).rejected == 12
+
+
+def test_a_processor_that_is_down_for_what_is_sent_again_is_asked_for_nothing_more(zone):
+    careful = policy(dispatch={"breaker_failures": 2, "retries": 0})
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=careful)
+    zone.owe(BEFORE, b=500)
+    zone.sweep(PARTIES, BEFORE)
+    processor = FakeProcessor(answer=UNAVAILABLE)
+    done = zone.dispatch(PARTIES, processor, policy=careful)
+    assert len(processor.requests) == 2
+    assert done.waiting == 1
+    assert zone.states()[f"b {BEFORE}"] == "approved"
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_after_the_senders_death_the_next_dispatch_goes_on_without_paying_twice(zone, taken):
+    dies = raising(SenderDied())
+    processor = FakeProcessor(lose=dies) if taken else FakeProcessor(answer=dies)
+    with pytest.raises(SenderDied):
+        zone.dispatch(PARTIES, processor)
+    assert set(zone.states().values()) == {"submitting"}
+    processor.answer = processor.lose = lambda _key: None
+    zone.dispatch(PARTIES, processor)
+    zone.dispatch(PARTIES, processor)
+    assert set(zone.states().values()) == {"submitted"}
+    assert set(processor.taken) == {zone.instruction("a"), zone.instruction("d")}
+    assert len(set(processor.requests)) == 2
+    assert zone.value("SELECT count(*) FROM journals WHERE kind = 'submission'") == 2
+
+
+def test_a_connection_killed_while_sending_loses_no_payment_and_doubles_none(zone, database):
+    def kill(_key: str) -> None:
+        with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+            connection.execute(
+                """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE datname = current_database() AND pid <> pg_backend_pid()"""
+            )
+
+    processor = FakeProcessor(lose=kill)
+    with pytest.raises(psycopg.OperationalError):
+        zone.dispatch(PARTIES, processor)
+    assert set(zone.states().values()) == {"submitting"}
+    processor.lose = lambda _key: None
+    zone.dispatch(PARTIES, processor)
+    assert set(zone.states().values()) == {"submitted"}
+    assert len(processor.requests) == 2
+
+
+def test_a_report_line_that_is_faster_than_the_answer_stands(zone):
+    def report(key: str) -> None:
+        if key == zone.instruction("a"):
+            zone.take_in([line(key, -600)])
+            raise PayoutOutcomeUnknownError("no answer")
+        zone.take_in([line(key, 0, "failed")], LATER[1])
+
+    zone.dispatch(PARTIES, FakeProcessor(lose=report))
+    assert zone.states() == {f"a {DAY}": "settled", f"d {DAY}": "failed"}
+    assert zone.open_items() == {"d": -400}
+    assert zone.party_balances_disagree() == []
+    assert zone.dispatch(PARTIES, FakeProcessor(), NEXT).sent == 0
+
+
+def test_a_rejection_after_a_report_line_is_posted_back_once(zone):
+    def report(key: str) -> None:
+        zone.take_in([line(key, 0, "failed")], DAY + dt.timedelta(days=keys(processor).index(key) + 1))
+        raise PayoutRejectedError("closed", code="closed")
+
+    processor = FakeProcessor(answer=report)
+    zone.dispatch(PARTIES, processor)
+    assert set(zone.states().values()) == {"failed"}
+    assert in_transit(zone) == 0
+    assert zone.open_items() == {"a": 600, "d": -400}
+
+
+GATE = [
+    ({"a": "on_hold"}, "the party is on_hold"),
+    ({"a": "closed"}, "the party is closed"),
+    ({"a": {"payout_token": "new"}}, "the party's token changed"),
+    ({"a": {"payout_token": None}}, "the party's token changed"),
+    ({}, "the party is not in the reference data"),
+]
+
+
+@pytest.mark.parametrize(("now", "reason"), GATE, ids=[reason for _, reason in GATE])
+def test_the_gate_cancels_what_a_party_may_no_longer_be_sent(zone, now, reason):
+    processor = FakeProcessor()
+    done = zone.dispatch(parties_frame(**now, d="active"), processor)
+    assert (done.cancelled, done.sent) == (1, 1)
+    assert zone.states()[f"a {DAY}"] == "cancelled"
+    assert zone.open_items() == {"a": 600}
+    assert zone.rows("SELECT reason FROM instruction_events WHERE to_state = 'cancelled'") == [(reason,)]
+    assert keys(processor) == [zone.instruction("d")]
+    assert zone.sweep(PARTIES, NEXT).plan.instructions["amount_minor"].tolist() == [600]
+
+
+def test_the_gate_cancels_what_was_corrected_since_the_sweep(zone):
+    zone.owe(revision=2, a=700, d=-400)
+    assert zone.dispatch(PARTIES, FakeProcessor()).cancelled == 1
+    assert zone.open_items() == {"a": 700}
+
+
+def test_the_gate_cancels_what_has_a_break(zone):
+    zone.post([], [])
+    processor = FakeProcessor()
+    assert zone.dispatch(PARTIES, processor).cancelled == 2
+    assert processor.requests == []
+    assert zone.open_items() == {"a": 600, "d": -400}
+
+
+def _tamper(database, statement: str) -> None:
+    with psycopg.connect(database.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(statement.encode())
+
+
+def test_the_gate_cancels_what_is_not_for_the_net_of_its_items(zone, database):
+    _tamper(database, "UPDATE payout_instructions SET amount_minor = 601 WHERE party_id = 'a'")
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor)
+    assert keys(processor) == [zone.instruction("d")]
+
+
+def test_a_ledger_that_does_not_balance_stops_the_dispatch_before_anything_is_sent(zone, database):
+    _tamper(database, "UPDATE ledger_entries SET debit_minor = debit_minor + 1 WHERE account = 'pot:c1'")
+    processor = FakeProcessor()
+    with pytest.raises(LedgerFaultError, match="differ by 1 in GBP"):
+        zone.dispatch(PARTIES, processor)
+    assert processor.requests == []
+    assert set(zone.states().values()) == {"approved"}
+
+
+def test_what_is_cancelled_while_the_dispatch_runs_is_not_sent_and_stops_nothing_else(zone):
+    class Cancelling(FakeProcessor):
+        def encode(self, request):
+            if not self.requests and zone.states().get(f"a {DAY}") == "approved":
+                zone.owe(revision=2, a=700, d=-400)
+                zone.sweep(PARTIES)
+            return super().encode(request)
+
+    processor = Cancelling()
+    zone.dispatch(PARTIES, processor)
+    assert keys(processor) == [zone.instruction("d")]
+    assert sorted(
+        state
+        for _, state in zone.rows(
+            "SELECT party_id, state FROM payout_instructions JOIN instruction_states USING (instruction_id)"
+        )
+    ) == ["approved", "cancelled", "submitted"]
+
+
+def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_calendar_day(zone):
+    limited = policy(party_day_limit_minor=700)
+    zone.owe(LATER[0], a=200)
+    zone.owe(LATER[1], a=50, b=500)
+    for day in LATER[:2]:
+        zone.sweep(PARTIES, day)
+    clock = Clock()
+    done = zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock)
+    assert (done.sent, done.waiting) == (3, 1)
+    assert zone.states()[f"a {LATER[0]}"] == "approved"
+    assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 0
+    clock.days_later(1)
+    assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 1
+
+
+def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_others(zone):
+    zone.owe(BEFORE, b=5000, c=300)
+    zone.sweep(PARTIES, BEFORE)
+    done = zone.dispatch(PARTIES, FakeProcessor(), policy=policy(day_limit_minor=1300))
+    assert (done.sent, done.waiting) == (3, 1)
+    assert zone.states()[f"b {BEFORE}"] == "approved"
+
+
+def test_an_instruction_of_a_later_sweep_waits_for_its_day(zone):
+    zone.owe(NEXT, b=500)
+    zone.sweep(PARTIES, NEXT)
+    assert zone.dispatch(PARTIES, FakeProcessor()).sent == 2
+    processor = FakeProcessor()
+    assert zone.dispatch(PARTIES, processor, LATER[2]).sent == 1
+    assert b"2024, 8, 21" in processor.requests[0][1]
+
+
+def test_another_processors_instructions_are_left_alone(zone):
+    processor = FakeProcessor(name="other")
+    assert zone.dispatch(PARTIES, processor).sent == 0
+    assert processor.requests == []
+
+
+def test_two_dispatches_at_once_send_each_instruction_once(zone):
+    _, parties = _many(zone, 10)
+    processor = FakeProcessor()
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: zone.dispatch(parties, processor), range(3)))
+    assert sum(one.sent for one in done) == len(processor.requests) == 12
+    assert set(zone.states().values()) == {"submitted"}
+
+
+def test_a_dispatch_and_sweeps_at_once_end_well(zone):
+    _, parties = _many(zone, 10)
+    processor = FakeProcessor()
+    started = threading.Barrier(3)
+
+    def sweep(day: dt.date) -> int:
+        started.wait()
+        zone.owe(day, b=500)
+        return len(zone.sweep(parties_frame(b="active"), day).plan.instructions)
+
+    def dispatch(_day: dt.date) -> int:
+        started.wait()
+        return zone.dispatch(parties, processor).sent
+
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(sweep, LATER[0]), pool.submit(sweep, LATER[1]), pool.submit(dispatch, DAY)]
+        assert [future.result() for future in futures] == [1, 1, 12]
+    assert zone.party_balances_disagree() == []
+
+
+def test_finishing_an_attempt_that_was_abandoned_meanwhile_is_refused(zone):
+    """A sender that was taken for dead and lives learns it from Postgres: one outcome an attempt."""
+    held: list[store.Attempt] = []
+
+    class Slow(FakeProcessor):
+        async def submit(self, body: bytes, idempotency_key: str) -> Acknowledgement:
+            await super().submit(body, idempotency_key)
+            raise SenderDied
+
+    with pytest.raises(SenderDied):
+        zone.dispatch(PARTIES, Slow())
+    with connect(zone.url) as connection:
+        store.abandon_unanswered(connection, DAY, "sandbox", RUN)
+        held = store.unknown(connection, DAY, "sandbox")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            store.finish(connection, DAY, [store.Outcome(held[0], "rejected")], RUN)
+    assert set(zone.states().values()) == {"unknown"}
+    assert zone.open_items() == {}
+
+
+def test_nothing_to_send_asks_the_processor_for_nothing(database):
+    zone = MoneyZone(database.url)
+    zone.post([], [share("m", "a", 1)][:0])
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.sent, processor.requests, processor.looked_up) == (0, [], [])
