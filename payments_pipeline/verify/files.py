@@ -12,8 +12,8 @@ import psycopg
 
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.objects import ObjectStore, open_store
-from payments_pipeline.storage.parquet import decode_table
 from payments_pipeline.verify import rules_shares
+from payments_pipeline.verify.parquet_rows import read_rows
 from payments_pipeline.verify.stored_days import ReferenceNow, stored_days, stored_keys
 
 Found = tuple[int, list[str]]
@@ -50,7 +50,7 @@ def check_files(connection: psycopg.Connection, settings: Settings) -> Iterator[
 
 def report_lines_equal_reports(connection: psycopg.Connection, store: ObjectStore) -> Found:
     """Each line of a stored report is taken in once, as it stands, and no other is."""
-    columns = ["report_date", "kind", "amount_minor", "currency", "idempotency_key"]
+    columns = ("report_date", "kind", "amount_minor", "currency", "idempotency_key")
     taken = {
         (processor, reference): tuple(content)
         for processor, reference, *content in connection.execute(
@@ -60,7 +60,7 @@ def report_lines_equal_reports(connection: psycopg.Connection, store: ObjectStor
     }
     reported: dict[tuple[str, str], tuple[Any, ...]] = {}
     for _, key in stored_keys(store, "settlement_reports"):
-        for row in decode_table(store.read(key)).to_pylist():
+        for row in read_rows(store.read(key), ("processor", "entry_reference", *columns))[0]:
             reported[row["processor"], row["entry_reference"]] = tuple(row[column] for column in columns)
     return len(reported.keys() | taken.keys()), [
         f"{line[0]} entry {line[1]}: reported {_said(reported.get(line))}, taken in {_said(taken.get(line))}; run the "

@@ -13,16 +13,40 @@ from functools import cached_property
 from typing import Any
 
 import psycopg
-import pyarrow as pa
 
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.objects import LocalStore, ObjectNotFoundError, ObjectStore, open_store
-from payments_pipeline.storage.parquet import decode_table, partition_key, read_metadata
+from payments_pipeline.storage.parquet import partition_key
+from payments_pipeline.verify.parquet_rows import Row, read_rows
 from payments_pipeline.verify.reference import Reference, read_reference
 
-Row = dict[str, Any]
 #: match, pot, pot party, line, account, currency.
 Key = tuple[str, str, str, int, str, str]
+_MATCH_COLUMNS = (
+    "match_id",
+    "competition_id",
+    "home_club_id",
+    "away_club_id",
+    "status",
+    "home_score",
+    "away_score",
+    "winner_club_id",
+    "revenue_minor",
+    "currency",
+    "schedule_version",
+)
+_PARTICIPANT_COLUMNS = ("match_id", "party_id", "club_id", "role")
+_SHARE_COLUMNS = (
+    "match_id",
+    "competition_id",
+    "pot",
+    "pot_party_id",
+    "line_no",
+    "recipient",
+    "party_id",
+    "amount_minor",
+    "currency",
+)
 
 
 class ReferenceNow:
@@ -55,42 +79,39 @@ class StoredDay:
     broken: frozenset[str]
     reference_now: ReferenceNow
 
-    @cached_property
+    @property
     def shares(self) -> list[Row] | None:
         """Rows of participant_shares; None where none are stored."""
-        return None if self._shares is None else self._shares.to_pylist()
-
-    @cached_property
-    def matches(self) -> list[Row]:
-        """Rows of match_results; none where none are stored."""
-        return self._rows("match_results")
-
-    @cached_property
-    def participants(self) -> list[Row]:
-        """Rows of match_participants; none where none are stored."""
-        return self._rows("match_participants")
+        return None if self._shares is None else self._shares[0]
 
     @property
     def input_hashes(self) -> dict[str, str]:
         """Hashes of the input that the shares were computed from."""
-        metadata = {} if self._shares is None else read_metadata(self._shares.schema)
-        hashes: dict[str, str] = metadata.get("input_hashes", {})
+        hashes: dict[str, str] = {} if self._shares is None else self._shares[1].get("input_hashes", {})
         return hashes
 
     @cached_property
-    def _shares(self) -> pa.Table | None:
-        return self._table("participant_shares")
+    def matches(self) -> list[Row]:
+        """Rows of match_results; none where none are stored."""
+        found = self._read("match_results", _MATCH_COLUMNS)
+        return [] if found is None else found[0]
 
-    def _rows(self, asset: str) -> list[Row]:
-        table = self._table(asset)
-        rows: list[Row] = [] if table is None else table.to_pylist()
-        return rows
+    @cached_property
+    def participants(self) -> list[Row]:
+        """Rows of match_participants; none where none are stored."""
+        found = self._read("match_participants", _PARTICIPANT_COLUMNS)
+        return [] if found is None else found[0]
 
-    def _table(self, asset: str) -> pa.Table | None:
+    @cached_property
+    def _shares(self) -> tuple[list[Row], dict[str, Any]] | None:
+        return self._read("participant_shares", _SHARE_COLUMNS)
+
+    def _read(self, asset: str, columns: tuple[str, ...]) -> tuple[list[Row], dict[str, Any]] | None:
         try:
-            return decode_table(self.store.read(partition_key(asset, self.day.isoformat())))
+            data = self.store.read(partition_key(asset, self.day.isoformat()))
         except ObjectNotFoundError:
             return None
+        return read_rows(data, columns)
 
 
 def stored_keys(store: ObjectStore, asset: str) -> list[tuple[date, str]]:
