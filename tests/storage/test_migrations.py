@@ -1,0 +1,71 @@
+"""Migrating: once, at once, by the wrong login, and never backwards."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+
+from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.local import postgres
+from payments_pipeline.storage.migrations import head, migrate
+
+
+def _shape(url: str) -> list[tuple[str, ...]]:
+    with psycopg.connect(url) as connection:
+        return connection.execute(
+            """SELECT table_name, column_name, data_type FROM information_schema.columns
+               WHERE table_schema = 'payments' ORDER BY 1, 2"""
+        ).fetchall()
+
+
+def test_migrating_again_changes_nothing(database):
+    before = _shape(database.superuser_url)
+    assert before
+    assert migrate(database.migrator_url) == head()
+    assert _shape(database.superuser_url) == before
+
+
+def test_two_programs_may_migrate_a_new_database_at_once(postgres_server):
+    with postgres_server.new_database(postgres.MIGRATOR) as name:
+        url = postgres_server.url(postgres.MIGRATOR, name)
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(migrate, [url] * 3)) == [head()] * 3
+        assert _shape(url)
+
+
+def test_a_schema_newer_than_the_program_is_left_alone(database):
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        connection.execute("UPDATE payments_schema_version SET version_num = '9999'")
+        before = _shape(database.superuser_url)
+        with pytest.raises(ConfigurationError, match=f"it knows up to {head()}"):
+            migrate(database.migrator_url)
+        assert connection.execute("SELECT version_num FROM payments_schema_version").fetchone() == ("9999",)
+    assert _shape(database.superuser_url) == before
+
+
+@pytest.mark.parametrize("login", [postgres.RUNTIME, postgres.APPROVER], ids=lambda login: login.name)
+def test_a_login_that_does_not_own_the_database_cannot_migrate_it(postgres_server, login):
+    with postgres_server.new_database(postgres.MIGRATOR) as name:
+        with pytest.raises(ConfigurationError, match="Set PAYMENTS_MIGRATOR_URL"):
+            migrate(postgres_server.url(login, name))
+        assert _shape(postgres_server.url(postgres.SUPERUSER, name)) == []
+
+
+def test_a_wrong_password_and_a_server_that_is_away_are_told_without_the_password(database):
+    wrong = database.migrator_url.replace("@", "-wrong@")
+    away = "postgresql://someone:secret-word@127.0.0.1:1/payments"
+    for url in (wrong, away):
+        with pytest.raises(ConfigurationError, match="could not be migrated") as told:
+            migrate(url)
+        assert "-wrong" not in str(told.value)
+        assert "secret-word" not in str(told.value)
+
+
+def test_the_runtime_login_owns_nothing(database):
+    with psycopg.connect(database.superuser_url) as connection:
+        owned = connection.execute(
+            """SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+               WHERE n.nspname = 'payments' AND pg_get_userbyid(c.relowner) <> %s""",
+            (postgres.MIGRATOR.name,),
+        ).fetchone()
+    assert owned == (0,)
