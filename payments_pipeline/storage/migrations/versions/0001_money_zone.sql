@@ -141,7 +141,9 @@ CREATE TABLE payments.journals (
     created_xid     xid8                 NOT NULL DEFAULT pg_current_xact_id(),
     CHECK ((kind = 'accrual') = (match_id IS NOT NULL AND posting_no IS NOT NULL) OR kind IN ('refund', 'write_off')),
     CHECK (kind NOT IN ('submission', 'failure') OR instruction_id IS NOT NULL),
-    CHECK (kind NOT IN ('settlement', 'return', 'fee', 'funding', 'unmatched') OR entry_reference IS NOT NULL)
+    CHECK (kind NOT IN ('settlement', 'return', 'fee', 'funding', 'unmatched') OR entry_reference IS NOT NULL),
+    -- Without a processor one reference could be posted twice.
+    CHECK (entry_reference IS NULL OR processor IS NOT NULL)
 );
 CREATE INDEX journals_day ON payments.journals (day);
 CREATE INDEX journals_match ON payments.journals (match_id) WHERE match_id IS NOT NULL;
@@ -584,6 +586,7 @@ CREATE TABLE payments.report_lines (
     PRIMARY KEY (processor, entry_reference),
     CHECK ((amount_minor <> 0) <= (journal_id IS NOT NULL))
 );
+CREATE UNIQUE INDEX report_lines_journal ON payments.report_lines (journal_id) WHERE journal_id IS NOT NULL;
 CREATE INDEX report_lines_date ON payments.report_lines (report_date);
 CREATE INDEX report_lines_instruction ON payments.report_lines (instruction_id) WHERE instruction_id IS NOT NULL;
 COMMENT ON TABLE payments.report_lines IS 'Every line of every report, once, by the processor''s own entry reference, with the journal it was posted with.';
@@ -642,6 +645,24 @@ CREATE TABLE payments.alert_deliveries (
 COMMENT ON TABLE payments.alerts IS 'Outbox of alerts, one row per incident.';
 COMMENT ON TABLE payments.alert_deliveries IS 'Channels an alert has reached.';
 
+-- What is kept by triggers alone, or never ---------------------------------------------------------------------------
+
+CREATE TRIGGER lifecycle_closed BEFORE INSERT ON payments.lifecycle
+    FOR EACH STATEMENT EXECUTE FUNCTION payments.refuse_change();
+
+CREATE FUNCTION payments.refuse_hands() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_trigger_depth() < 2 THEN
+        RAISE EXCEPTION 'payments.% is kept by triggers alone: % refused', TG_TABLE_NAME, TG_OP USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER open_items_kept BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON payments.open_items
+    FOR EACH STATEMENT EXECUTE FUNCTION payments.refuse_hands();
+CREATE TRIGGER instruction_states_kept BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON payments.instruction_states
+    FOR EACH STATEMENT EXECUTE FUNCTION payments.refuse_hands();
+
 -- Append-only, and grants ---------------------------------------------------------------------------------------------
 
 SELECT payments.make_append_only(
@@ -656,11 +677,19 @@ GRANT USAGE ON SCHEMA payments TO payments_runtime, payments_approver;
 GRANT SELECT ON ALL TABLES IN SCHEMA payments TO payments_runtime, payments_approver;
 GRANT INSERT ON
     payments.day_postings, payments.posting_breaks, payments.match_postings, payments.sweeps, payments.sweep_deferrals,
-    payments.ledger_entries, payments.instruction_claims, payments.claim_releases, payments.payout_attempts,
-    payments.payout_attempt_outcomes, payments.report_intakes, payments.report_balances, payments.report_lines,
-    payments.settlement_records, payments.alerts, payments.alert_deliveries
+    payments.ledger_entries, payments.instruction_claims, payments.report_balances, payments.settlement_records, payments.alerts, payments.alert_deliveries
     TO payments_runtime;
--- created_xid and login are Postgres's own word: no login may state them.
+-- created_xid, login and instants are Postgres's own word: no login may state them.
+GRANT INSERT (processor, report_date, seq, digest, entry_count, run_id) ON payments.report_intakes TO payments_runtime;
+GRANT INSERT (processor, entry_reference, report_date, kind, idempotency_key, processor_reference, subject, amount_minor,
+              currency, reason, occurred_at, instruction_id, journal_id, note, run_id)
+    ON payments.report_lines TO payments_runtime;
+GRANT INSERT (instruction_id, attempt_no, idempotency_key, request, request_sha256, execute_on, not_after, dispatched_on,
+              run_id) ON payments.payout_attempts TO payments_runtime;
+GRANT INSERT (instruction_id, attempt_no, outcome, processor_reference, code, message)
+    ON payments.payout_attempt_outcomes TO payments_runtime;
+GRANT INSERT (item_id, claim_no, released_on, by_sweep, run_id)
+    ON payments.claim_releases TO payments_runtime, payments_approver;
 GRANT INSERT (journal_id, kind, day, match_id, posting_no, instruction_id, processor, entry_reference, run_id, code_version)
     ON payments.journals TO payments_runtime;
 GRANT INSERT (instruction_id, sweep_day, sweep_seq, party_id, currency, direction, amount_minor, processor, token, digest,
@@ -668,4 +697,3 @@ GRANT INSERT (instruction_id, sweep_day, sweep_seq, party_id, currency, directio
 GRANT INSERT (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, evidence, run_id)
     ON payments.instruction_events TO payments_runtime, payments_approver;
 GRANT INSERT, DELETE ON payments.reconciliation TO payments_runtime;
-GRANT INSERT ON payments.claim_releases TO payments_approver;
