@@ -270,3 +270,31 @@ def test_days_in_any_order_give_the_same_paid_plus_open(zone, order):
         )
         assert paid + zone.open_items().get(party, 0) == owed
     assert zone.party_balances_disagree() == []
+
+
+def test_an_item_that_came_back_waits_for_a_later_day_even_if_a_sweep_cancels_what_claimed_it_since(zone):
+    zone.owe(DAYS[0], a=600)
+    _fail(zone, DAYS[0])
+    zone.dispatch(PARTIES, FakeProcessor(), DAYS[1])
+    zone.sweep(PARTIES, DAYS[2])
+    zone.owe(DAYS[0], revision=2, a=700)
+    assert zone.sweep(PARTIES, DAYS[0]).cancelled == 1
+    # The correction is new to the day; what failed under it is not.
+    assert _made(zone, DAYS[0]) == {"a": 600} | {"a": 100}
+    assert _made_after(zone, DAYS[1]) == {"a": 600}
+
+
+def test_an_overpayment_is_taken_back_by_a_later_day_even_if_a_sweep_cancels_what_claimed_it_since(zone):
+    zone.owe(DAYS[0], a=600)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.take_in([line(zone.instruction("a"), -900)], DAYS[1])
+    zone.owe(DAYS[1], a=500)
+    zone.sweep(PARTIES, DAYS[1])
+    assert _made(zone, DAYS[1]) == {"a": 500}
+    zone.owe(DAYS[2], a=400)
+    assert _made_after(zone, DAYS[2]) == {"a": 100}
+    zone.owe(DAYS[2], revision=2, a=450)
+    assert zone.sweep(PARTIES, DAYS[1]).cancelled == 1
+    assert zone.open_items() == {"a": 150}
+    assert _made_after(zone, DAYS[2]) == {"a": 150}

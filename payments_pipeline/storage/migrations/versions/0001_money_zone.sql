@@ -431,7 +431,9 @@ BEGIN
         (item_id, next_claim_no, party_id, currency, day, kind, amount_minor, match_id, pot, pot_party_id, recipient, available_after)
     SELECT e.entry_id, n.claim_no + 1, e.party_id, e.currency, e.day, e.kind, e.credit_minor - e.debit_minor,
            e.match_id, e.pot, e.pot_party_id, e.recipient,
-           CASE WHEN n.by_sweep THEN NULL ELSE n.released_on END
+           -- What a sweep gives back is as free as it was before: an earlier failure still keeps it for later days.
+           greatest(CASE WHEN e.kind IN ('accrual', 'refund') THEN NULL ELSE e.day END,
+                    (SELECT max(r.released_on) FROM claim_releases r WHERE r.item_id = n.item_id AND NOT r.by_sweep))
     FROM new_rows n JOIN ledger_entries e ON e.entry_id = n.item_id;
     RETURN NULL;
 END
