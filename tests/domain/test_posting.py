@@ -169,7 +169,7 @@ steps = st.tuples(
 )
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=14, deadline=None)
 @given(st.lists(steps, min_size=2, max_size=6))
 def test_posted_is_always_what_was_last_accepted_and_a_break_says_why_not(sequence):
     books = Books()
@@ -202,7 +202,7 @@ def test_posted_is_always_what_was_last_accepted_and_a_break_says_why_not(sequen
     assert books.entries.empty or not books.entries.duplicated("entry_id").any()
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.lists(deliveries, min_size=1, max_size=4, unique_by=lambda one: one.revision), st.randoms())
 def test_ids_depend_on_key_and_number_alone(sequence, random):
     def entry_ids(others: list[Delivered]) -> set[tuple[Any, ...]]:

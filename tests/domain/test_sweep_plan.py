@@ -71,7 +71,7 @@ items = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.lists(items, max_size=30), st.randoms())
 def test_every_item_is_claimed_once_or_waits_once_whatever_the_order_of_rows(rows, random):
     plan = sweep(*rows)

@@ -404,13 +404,26 @@ def test_the_kept_hash_is_that_of_the_bytes(zone, runtime):
         )
 
 
-@pytest.mark.parametrize("table", ["open_items", "instruction_states", "lifecycle"])
-@pytest.mark.parametrize("statement", ["DELETE FROM {}", "INSERT INTO {} SELECT * FROM {} LIMIT 0", "TRUNCATE {}"])
-def test_projections_are_written_by_triggers_alone(runtime, table, statement):
-    with pytest.raises(errors.InsufficientPrivilege):
-        runtime.execute(sql.SQL(statement.replace("{}", table)))
-    with pytest.raises(errors.InsufficientPrivilege):
-        runtime.execute("UPDATE open_items SET amount_minor = 1")
+@pytest.mark.parametrize("table", ["open_items", "instruction_states"])
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_projections_are_written_by_triggers_alone(login, table, request):
+    connection = request.getfixturevalue(login)
+    error = errors.InsufficientPrivilege if login == "runtime" else errors.RestrictViolation
+    column = {"open_items": "amount_minor", "instruction_states": "seq"}[table]
+    for statement in (
+        "DELETE FROM {table}",
+        "INSERT INTO {table} SELECT * FROM {table} LIMIT 0",
+        "UPDATE {table} SET {column} = 1",
+        "TRUNCATE {table}",
+    ):
+        with pytest.raises(error):
+            connection.execute(sql.SQL(statement).format(table=sql.Identifier(table), column=sql.Identifier(column)))
+
+
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_no_transition_is_added(login, request):
+    with pytest.raises((errors.InsufficientPrivilege, errors.RestrictViolation)):
+        request.getfixturevalue(login).execute("INSERT INTO lifecycle VALUES ('failed', 'settled')")
 
 
 def test_the_functions_behind_the_triggers_are_nobodys_to_call(runtime):
