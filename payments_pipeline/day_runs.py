@@ -104,7 +104,8 @@ class DayRuns:
         """Run a whole day.
 
         Raises:
-            DayFailedError: a step failed or a blocking check stopped the run; what had been committed before stands.
+            DayFailedError: a step failed or a blocking check stopped the run; what had been committed stands.
+            KeyboardInterrupt: Ctrl-C; what had been committed before stands.
         """
         started = time.perf_counter()
         result = self._execute(DAILY, day)
@@ -155,6 +156,8 @@ class DayRuns:
             raise_on_error=False,
         )
         if not result.success:
+            if _was_interrupted(result):
+                raise KeyboardInterrupt  # Dagster takes Ctrl-C for the failure of a step: it is meant for all days
             raise DayFailedError(_failure_words(day, result))
         return result
 
@@ -190,6 +193,12 @@ def _step_seconds(result: dg.ExecuteInProcessResult) -> dict[str, float]:
         for event in result.all_events
         if event.is_step_success
     }
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    errors = [event.step_failure_data.error for event in result.all_events if event.is_step_failure]
+    names = {error.cls_name for error in errors if error is not None}
+    return bool(names & {"DagsterExecutionInterruptedError", "KeyboardInterrupt"})
 
 
 def _failure_words(day: date, result: dg.ExecuteInProcessResult) -> str:
