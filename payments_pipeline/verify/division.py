@@ -109,7 +109,7 @@ def _divide(
         number = int(line["line_no"])
         if line["method"] == "percent" and parties[number]:
             totals[number] = Fraction(left * int(line["value"]), 10_000)
-            if line.get("cap_minor"):
+            if line.get("cap_minor") not in (None, ""):  # 0 is a cap
                 totals[number] = min(totals[number], Fraction(int(line["cap_minor"])))
         elif line["method"] == "remainder" and parties[number]:
             weights[number] = int(line["value"])

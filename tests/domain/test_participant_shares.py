@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from payments_pipeline.domain.accepted_input import accept_input
@@ -119,7 +119,40 @@ def frames(matches: list[Row], people: list[Row], lines: list[Row], competition:
     return match, participants, schedule, pd.DataFrame([competition], dtype=object)
 
 
+CAPPED_AT_NOTHING: tuple[list[Row], list[Row], list[Row], Row] = (
+    [
+        {
+            "match_id": "m0",
+            "competition_id": "c",
+            "schedule_version": "v",
+            "status": "completed",
+            "home_club_id": "club:h",
+            "away_club_id": "club:a",
+            "home_score": None,
+            "away_score": None,
+            "winner_club_id": None,
+            "revenue_minor": 93,
+            "currency": "EUR",
+        }
+    ],
+    [],
+    [
+        {
+            "pot": "revenue",
+            "recipient": "organiser",
+            "method": "percent",
+            "value": 108,
+            "cap_minor": 0,
+            "line_no": 3,
+            "statuses": "completed",
+        }
+    ],
+    {"competition_id": "c", "organiser_id": "organiser", "federation_id": None, "platform_id": None},
+)
+
+
 @given(days())
+@example(CAPPED_AT_NOTHING)
 @settings(max_examples=250, deadline=None)
 def test_the_shares_of_a_day_are_those_of_a_second_reading_of_the_rules(
     day: tuple[list[Row], list[Row], list[Row], Row],
