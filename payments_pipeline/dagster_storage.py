@@ -7,9 +7,12 @@ As shipped, the storages open a connection for every event: some 670 statements 
 its connections, and asks once, not per event, which tables and columns there are.
 """
 
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
@@ -18,11 +21,12 @@ from dagster import AssetKey
 from dagster._config import Field, StringSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.event_api import AssetRecordsFilter, EventRecordsResult
-from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS
+from dagster._core.events import ASSET_EVENTS, DagsterEventType
 from dagster._core.events.log import EventLogEntry
-from dagster._core.storage.event_log.schema import SqlEventLogStorageTable
+from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
+from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
-from dagster._serdes import ConfigurableClassData
+from dagster._serdes import ConfigurableClassData, serialize_value
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
@@ -40,8 +44,37 @@ PINNED = {"dagster": "1.13.27", "dagster-postgres": "0.29.27"}
 _TRUST_IDLE_S = 1.0
 #: What another process writes meanwhile is seen after this long; what this one writes, at once.
 _TRUST_ANSWER_S = 1.0
-#: One statement object, so that SQLAlchemy compiles it once.
-_INSERT_EVENT = SqlEventLogStorageTable.insert().returning(SqlEventLogStorageTable.c.id)
+#: Events that are written with the next of another type, so that a step's own cost one statement.
+_DEFERRED = frozenset(
+    {
+        DagsterEventType.STEP_INPUT,
+        DagsterEventType.STEP_OUTPUT,
+        DagsterEventType.LOADED_INPUT,
+        DagsterEventType.HANDLED_OUTPUT,
+        DagsterEventType.RESOURCE_INIT_STARTED,
+        DagsterEventType.RESOURCE_INIT_SUCCESS,
+        DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
+        DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED,
+        DagsterEventType.ASSET_CHECK_EVALUATION,
+    }
+)
+_CHECK_PLANNED = DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+_CHECK_DONE = DagsterEventType.ASSET_CHECK_EVALUATION
+#: One statement object each, so that SQLAlchemy compiles it once.
+_INSERT_EVENT = SqlEventLogStorageTable.insert().returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
+_INSERT_CHECKS = AssetCheckExecutionsTable.insert()
+_UPDATE_CHECKS = sqlalchemy.text(
+    """UPDATE asset_check_executions AS planned
+       SET execution_status = done.status, evaluation_event = done.event, evaluation_event_timestamp = done.at,
+           evaluation_event_storage_id = done.event_id, materialization_event_storage_id = done.target_id
+       FROM unnest(CAST(:asset_key AS text[]), CAST(:check_name AS text[]), CAST(:run_id AS text[]),
+                   CAST(:partition AS text[]), CAST(:status AS text[]), CAST(:event AS text[]),
+                   CAST(:at AS timestamp[]), CAST(:event_id AS bigint[]), CAST(:target_id AS bigint[]))
+            AS done (asset_key, check_name, run_id, partition, status, event, at, event_id, target_id)
+       WHERE planned.asset_key = done.asset_key AND planned.check_name = done.check_name
+         AND planned.run_id = done.run_id AND planned.partition IS NOT DISTINCT FROM done.partition
+       RETURNING planned.asset_key, planned.check_name, planned.run_id"""
+)
 #: Several processes that meet an empty database take turns at creating its tables.
 _CREATE_LOCK = 7_203_002
 
@@ -129,10 +162,18 @@ class PooledRunStorage(_Pooled, PostgresRunStorage):
 
 
 class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
-    """Event log that keeps its connections, and writes an event in one statement."""
+    """Event log that keeps its connections, and writes what a step reports in one go.
 
-    #: The last answer of `fetch_materializations`, with its question and when it was given.
-    _answered: tuple[float, object, EventRecordsResult] | None = None
+    An event that nothing waits for is written with the next that is not of `_DEFERRED`: at the latest when its step
+    ends. A process that is killed in between loses what its step said since, and no end of a step or of a run.
+    """
+
+    def __init__(self, postgres_url: str, *, should_autocreate_tables: bool) -> None:
+        self._pending: dict[str, list[EventLogEntry]] = {}
+        self._taking = threading.Lock()
+        #: The last answer of `fetch_materializations`, with its question and when it was given.
+        self._answered: tuple[float, object, EventRecordsResult] | None = None
+        super().__init__(postgres_url, should_autocreate_tables=should_autocreate_tables)
 
     def fetch_materializations(
         self,
@@ -151,22 +192,106 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         return answer
 
     def store_event(self, event: EventLogEntry) -> None:
-        """Store an event as the release does, by a statement compiled once and without its NOTIFY.
+        """Store an event, with those of its run that were kept back for it.
 
-        Nothing of the release listens any more: it is kept there for older webservers, and is a fourth of all
-        statements of a run.
+        As the release does, but for its NOTIFY: nothing of the release listens any more, it is kept there for older
+        webservers, and is a fourth of all statements of a run.
         """
+        with self._taking:
+            pending = self._pending.setdefault(event.run_id, [])
+            pending.append(event)
+            if event.run_id and event.dagster_event_type in _DEFERRED:
+                return
+            del self._pending[event.run_id]
+        self._store(pending)
+
+    def dispose(self) -> None:
+        """Write what is kept back, and close the connections."""
+        with self._taking:
+            kept = [event for pending in self._pending.values() for event in pending]
+            self._pending = {}
+        if kept:
+            self._store(kept)
+        super().dispose()
+
+    def _store(self, events: Sequence[EventLogEntry]) -> None:
         with self._connect() as connection:
-            event_id = connection.execute(_INSERT_EVENT, self._event_to_row(event)).scalar_one()
-        if not event.is_dagster_event or event.dagster_event is None:
-            return
-        if event.dagster_event_type in ASSET_EVENTS and event.dagster_event.asset_key:
+            rows = [self._event_to_row(event) for event in events]
+            # The ids come in the order of the rows; one alone needs no statement of many.
+            result = connection.execute(_INSERT_EVENT, rows[0] if len(rows) == 1 else rows)
+            ids = list(result.scalars())
+        stored = [(event, event_id) for event, event_id in zip(events, ids, strict=True) if event.dagster_event]
+        of_assets = [
+            (event, event_id)
+            for event, event_id in stored
+            if event.dagster_event_type in ASSET_EVENTS and event.get_dagster_event().asset_key
+        ]
+        if of_assets:
             self._answered = None
             with self.index_transaction() as connection:
-                self._store_asset_event_tags(connection, [event], [event_id])
-                self._store_asset_event(connection, event, event_id)
-        if event.dagster_event_type in ASSET_CHECK_EVENTS:
-            self.store_asset_check_event(event, event_id)
+                self._store_asset_event_tags(connection, *map(list, zip(*of_assets, strict=True)))
+                for event, event_id in of_assets:
+                    self._store_asset_event(connection, event, event_id)
+        self._plan_checks([row for row in stored if row[0].dagster_event_type is _CHECK_PLANNED])
+        self._record_checks([row for row in stored if row[0].dagster_event_type is _CHECK_DONE])
+
+    def _plan_checks(self, planned: Sequence[tuple[EventLogEntry, int]]) -> None:
+        rows = []
+        for event, event_id in planned:
+            check: Any = event.get_dagster_event().event_specific_data
+            partitions = check.partitions_subset.get_partition_keys() if check.partitions_subset else [None]
+            rows += [
+                {
+                    "asset_key": check.asset_key.to_string(),
+                    "check_name": check.check_name,
+                    "partition": partition,
+                    "run_id": event.run_id,
+                    "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
+                    "evaluation_event": serialize_value(event),
+                    "evaluation_event_timestamp": _instant(event),
+                    "evaluation_event_storage_id": event_id,
+                }
+                for partition in partitions
+            ]
+        if rows:
+            with self.index_connection() as connection:
+                connection.execute(_INSERT_CHECKS, rows)
+
+    def _record_checks(self, done: Sequence[tuple[EventLogEntry, int]]) -> None:
+        rows = []
+        for event, event_id in done:
+            check: Any = event.get_dagster_event().event_specific_data
+            target = check.target_materialization_data
+            status = (
+                AssetCheckExecutionRecordStatus.SUCCEEDED if check.passed else AssetCheckExecutionRecordStatus.FAILED
+            )
+            rows.append(
+                {
+                    "asset_key": check.asset_key.to_string(),
+                    "check_name": check.check_name,
+                    "run_id": event.run_id,
+                    "partition": check.partition,
+                    "status": status.value,
+                    "event": serialize_value(event),
+                    "at": _instant(event),
+                    "event_id": event_id,
+                    "target_id": target.storage_id if target else None,
+                }
+            )
+        if not rows:
+            return
+        with self.index_connection() as connection:
+            found = connection.execute(_UPDATE_CHECKS, {name: [row[name] for row in rows] for name in rows[0]})
+            updated = Counter(tuple(row) for row in found)
+        for (event, event_id), row in zip(done, rows, strict=True):
+            if updated[row["asset_key"], row["check_name"], row["run_id"]] != 1:
+                # Not planned, or planned twice: the release says what is done then.
+                self.store_asset_check_event(event, event_id)
+
+
+def _instant(event: EventLogEntry) -> datetime:
+    """Give an event's instant as the tables hold it: UTC without saying so."""
+    return datetime.fromtimestamp(event.timestamp, UTC).replace(tzinfo=None)
 
 
 class PooledScheduleStorage(_Pooled, PostgresScheduleStorage):

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,12 +16,13 @@ import sqlalchemy
 
 from payments_pipeline import dagster_storage
 from payments_pipeline.dagster_storage import PooledPostgresStorage, StorageNotFoundError
+from payments_pipeline.defs.check_results import check_spec
 
 ROOT = Path(__file__).parents[1]
 DAYS = dg.DailyPartitionsDefinition("2024-01-01")
 
 
-@dg.asset(partitions_def=DAYS, check_specs=[dg.AssetCheckSpec("not_empty", asset="rows")])
+@dg.asset(partitions_def=DAYS, check_specs=[check_spec(DAYS, "rows", "not_empty", "There are rows.")])
 def rows() -> Iterator[object]:
     yield dg.MaterializeResult(metadata={"rows": 3})
     yield dg.AssetCheckResult(check_name="not_empty", passed=True)
@@ -75,6 +77,106 @@ def test_everything_that_a_run_reports_is_stored(instance: dg.DagsterInstance) -
     assert {dg.DagsterEventType.RUN_SUCCESS, dg.DagsterEventType.ASSET_CHECK_EVALUATION} <= kinds
 
 
+def stored(
+    url: str, run_id: str
+) -> tuple[list[tuple[object, ...]], list[tuple[object, ...]], list[tuple[object, ...]]]:
+    """What a run left in the database, ids as places in the log; planned events come before all others in any order."""
+    engine = sqlalchemy.create_engine(url)
+    with engine.connect() as connection:
+        events = connection.execute(
+            sqlalchemy.text(
+                "SELECT id, dagster_event_type, step_key, asset_key, partition FROM event_logs "
+                "WHERE run_id = :run ORDER BY id"
+            ),
+            {"run": run_id},
+        ).all()
+        checks = connection.execute(
+            sqlalchemy.text(
+                "SELECT check_name, asset_key, partition, execution_status, evaluation_event_storage_id, "
+                "materialization_event_storage_id, evaluation_event::json->'dagster_event'->>'event_type_value' "
+                "FROM asset_check_executions WHERE run_id = :run ORDER BY 1, 2, 3"
+            ),
+            {"run": run_id},
+        ).all()
+        keys = connection.execute(
+            sqlalchemy.text("SELECT asset_key, last_run_id = :run, last_materialization IS NOT NULL FROM asset_keys"),
+            {"run": run_id},
+        ).all()
+    engine.dispose()
+    place = {row[0]: number for number, row in enumerate(events)}
+    return (
+        [tuple(row[1:]) for row in events],
+        [(*row[:4], place[row[4]], place.get(row[5]), row[6]) for row in checks],
+        sorted(tuple(row) for row in keys),
+    )
+
+
+def test_what_is_kept_back_leaves_what_the_release_itself_would_leave(
+    instance: dg.DagsterInstance, dagster_url: str, tmp_path: Path
+) -> None:
+    home = tmp_path / "as_shipped"
+    home.mkdir()
+    (home / "dagster.yaml").write_text(
+        f"storage:\n  postgres:\n    postgres_url: {dagster_url}\ntelemetry:\n  enabled: false\n"
+    )
+    with dg.DagsterInstance.from_config(str(home)) as as_shipped:
+        theirs = run_day(as_shipped, "2024-02-01")
+    ours = run_day(instance, "2024-02-01")
+    events, checks, keys = stored(dagster_url, ours.run_id)
+    assert len(checks) == 1
+    assert "ASSET_CHECK_EVALUATION" in {event[0] for event in events}
+    their_events, their_checks, their_keys = stored(dagster_url, theirs.run_id)
+    assert (events, checks) == (their_events, their_checks)
+    assert [key[0] for key in keys] == [key[0] for key in their_keys]
+
+
+def test_a_check_that_nobody_planned_is_recorded(instance: dg.DagsterInstance) -> None:
+    result = run_day(instance, "2024-02-02")
+    key = dg.AssetCheckKey(dg.AssetKey("rows"), "not_empty")
+    evaluation = dg.AssetCheckEvaluation(asset_key=key.asset_key, check_name="unplanned", passed=False, metadata={})
+    log = instance.event_log_storage
+    entry = next(
+        entry
+        for entry in instance.all_logs(result.run_id)
+        if entry.dagster_event_type is dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    )
+    event = entry.get_dagster_event()
+    log.store_event(entry._replace(dagster_event=event._replace(event_specific_data=evaluation)))
+    log.dispose()
+    [found] = log.get_asset_check_execution_history(dg.AssetCheckKey(dg.AssetKey("rows"), "unplanned"), limit=2)
+    assert found.status.value == "FAILED"
+
+
+def test_what_a_killed_process_leaves_says_where_it_was(instance: dg.DagsterInstance, dagster_url: str) -> None:
+    """Nothing but what the step under way said is kept back: its start, and the ends before it, are stored."""
+    program = textwrap.dedent(
+        """
+        import os, sys
+        import dagster as dg
+        from payments_pipeline.dagster_storage import PooledPostgresStorage
+
+        @dg.asset
+        def first(): ...
+
+        @dg.asset(deps=[first])
+        def second():
+            os.kill(os.getpid(), 9)
+
+        with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+            dg.materialize([first, second], instance=instance)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", program, instance.root_directory], check=False, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    [run] = instance.get_runs()
+    told = {
+        (entry.step_key, entry.dagster_event_type.value)
+        for entry in instance.all_logs(run.run_id)
+        if entry.dagster_event_type
+    }
+    assert {("first", "STEP_SUCCESS"), ("first", "ASSET_MATERIALIZATION"), ("second", "STEP_START")} <= told
+
+
 def test_a_run_opens_no_connection_that_the_process_does_not_keep(
     instance: dg.DagsterInstance, dagster_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +186,7 @@ def test_a_run_opens_no_connection_that_the_process_does_not_keep(
     monkeypatch.setattr(
         sqlalchemy.dialects.postgresql.psycopg2.PGDialect_psycopg2,
         "connect",
-        lambda self, *args, **given: opened.append(1) or self.loaded_dbapi.connect(*args, **given),
+        lambda self, *args, **given: (opened.append(1), self.loaded_dbapi.connect(*args, **given))[1],
     )
     run_day(instance, "2024-01-02")
     assert opened == []

@@ -41,19 +41,24 @@ def ingest(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         },
         check_specs=[
             check_spec(
-                "match_results", "rows_accounted_for", "Rows read = accepted + superseded + rejected.", blocking=True
+                match_days,
+                "match_results",
+                "rows_accounted_for",
+                "Rows read = accepted + superseded + rejected.",
+                blocking=True,
             ),
-            check_spec("match_results", "schema", "The frame is what is declared.", blocking=True),
-            check_spec("match_results", "previous_day_exists", "The day before has been materialised."),
+            check_spec(match_days, "match_results", "schema", "The frame is what is declared.", blocking=True),
+            check_spec(match_days, "match_results", "previous_day_exists", "The day before has been materialised."),
             check_spec(
+                match_days,
                 "match_participants",
                 "rows_accounted_for",
                 "Rows read = accepted + superseded + rejected.",
                 blocking=True,
             ),
-            check_spec("match_participants", "schema", "The frame is what is declared.", blocking=True),
-            check_spec("rejected_records", "reject_rate", "Few of the rows read are rejected."),
-            check_spec("rejected_records", "schema", "The frame is what is declared."),
+            check_spec(match_days, "match_participants", "schema", "The frame is what is declared.", blocking=True),
+            check_spec(match_days, "rejected_records", "reject_rate", "Few of the rows read are rejected."),
+            check_spec(match_days, "rejected_records", "schema", "The frame is what is declared."),
         ],
     )
     def run(context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone) -> Iterator[dg.MaterializeResult]:

@@ -25,10 +25,16 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         description="Balanced double-entry postings: the difference to what the day already posted.",
         check_specs=[
             check_spec(
-                NAME, "balanced", "Debits equal credits, per currency and per journal of the day.", blocking=True
+                match_days,
+                NAME,
+                "balanced",
+                "Debits equal credits, per currency and per journal of the day.",
+                blocking=True,
             ),
-            check_spec(NAME, "equals_shares", "What is posted for the day is what its shares say.", blocking=True),
-            check_spec(NAME, "no_posting_breaks", "No match of the day was left alone."),
+            check_spec(
+                match_days, NAME, "equals_shares", "What is posted for the day is what its shares say.", blocking=True
+            ),
+            check_spec(match_days, NAME, "no_posting_breaks", "No match of the day was left alone."),
         ],
     )
     def run(

@@ -28,9 +28,15 @@ def participant_shares(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         metadata={COLUMN_SCHEMA_KEY: column_schema(PARTICIPANT_SHARES)},
         description=PARTICIPANT_SHARES.description,
         check_specs=[
-            check_spec(NAME, "schema", "The frame is what is declared.", blocking=True),
-            check_spec(NAME, "pots_conserved", "The shares of each pot sum to it, to the minor unit.", blocking=True),
-            check_spec(NAME, "no_suspense", "Every minor unit of every pot has somebody entitled to it."),
+            check_spec(match_days, NAME, "schema", "The frame is what is declared.", blocking=True),
+            check_spec(
+                match_days,
+                NAME,
+                "pots_conserved",
+                "The shares of each pot sum to it, to the minor unit.",
+                blocking=True,
+            ),
+            check_spec(match_days, NAME, "no_suspense", "Every minor unit of every pot has somebody entitled to it."),
         ],
     )
     def run(

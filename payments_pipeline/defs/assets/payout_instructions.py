@@ -23,12 +23,20 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
         owners=["team:payments"],
         description="The day's sweep: one instruction per party and currency, with the open items that it claims.",
         check_specs=[
-            check_spec(NAME, "equal_their_items", "Each instruction is for the net of its items.", blocking=True),
-            check_spec(NAME, "no_item_claimed_twice", "No item is under two live instructions.", blocking=True),
             check_spec(
-                NAME, "none_for_a_party_on_hold", "No instruction of the day pays a party on hold.", blocking=True
+                match_days, NAME, "equal_their_items", "Each instruction is for the net of its items.", blocking=True
             ),
-            check_spec(NAME, "nothing_waits", "No open item waits for a person."),
+            check_spec(
+                match_days, NAME, "no_item_claimed_twice", "No item is under two live instructions.", blocking=True
+            ),
+            check_spec(
+                match_days,
+                NAME,
+                "none_for_a_party_on_hold",
+                "No instruction of the day pays a party on hold.",
+                blocking=True,
+            ),
+            check_spec(match_days, NAME, "nothing_waits", "No open item waits for a person."),
         ],
     )
     def run(

@@ -22,9 +22,16 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         owners=["team:payments"],
         description="Each attempt to have an instruction carried out: approved ones sent, unknown ones asked about.",
         check_specs=[
-            check_spec(NAME, "all_answered", "No instruction is without an answer from the processor."),
-            check_spec(NAME, "none_refused", "No instruction was rejected by the processor or cancelled by the gate."),
-            check_spec(NAME, "nothing_sent_to_a_party_on_hold", "Nothing was sent today to a party on hold."),
+            check_spec(match_days, NAME, "all_answered", "No instruction is without an answer from the processor."),
+            check_spec(
+                match_days,
+                NAME,
+                "none_refused",
+                "No instruction was rejected by the processor or cancelled by the gate.",
+            ),
+            check_spec(
+                match_days, NAME, "nothing_sent_to_a_party_on_hold", "Nothing was sent today to a party on hold."
+            ),
         ],
     )
     def run(

@@ -26,9 +26,9 @@ def reconciliation(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         description=RECONCILIATION.description,
         metadata={WRITE_MODE_KEY: "replace_partition", COLUMN_SCHEMA_KEY: column_schema(RECONCILIATION)},
         check_specs=[
-            check_spec(NAME, "schema", "The frame is what is declared."),
-            check_spec(NAME, "no_breaks", "Ledger, instructions and settlements agree."),
-            check_spec(NAME, "no_old_breaks", "No break is older than the policy admits."),
+            check_spec(match_days, NAME, "schema", "The frame is what is declared."),
+            check_spec(match_days, NAME, "no_breaks", "Ledger, instructions and settlements agree."),
+            check_spec(match_days, NAME, "no_old_breaks", "No break is older than the policy admits."),
         ],
     )
     def run(context: dg.AssetExecutionContext, money_zone: MoneyZone, gateway: PayoutGateway) -> dg.MaterializeResult:

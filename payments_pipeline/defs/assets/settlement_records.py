@@ -27,9 +27,17 @@ def settlement_records(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         description=SETTLEMENT_RECORDS.description,
         metadata={WRITE_MODE_KEY: "insert_once", COLUMN_SCHEMA_KEY: column_schema(SETTLEMENT_RECORDS)},
         check_specs=[
-            check_spec(NAME, "schema", "The frame is what is declared."),
-            check_spec(NAME, "equal_reports", "Each report line is recorded once, with its own amount.", blocking=True),
-            check_spec(NAME, "all_matched", "Each report line belongs to an instruction, a fee or a funding."),
+            check_spec(match_days, NAME, "schema", "The frame is what is declared."),
+            check_spec(
+                match_days,
+                NAME,
+                "equal_reports",
+                "Each report line is recorded once, with its own amount.",
+                blocking=True,
+            ),
+            check_spec(
+                match_days, NAME, "all_matched", "Each report line belongs to an instruction, a fee or a funding."
+            ),
         ],
     )
     def run(

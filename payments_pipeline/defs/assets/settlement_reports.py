@@ -33,7 +33,9 @@ def settlement_reports(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         metadata={COLUMN_SCHEMA_KEY: column_schema(SETTLEMENT_REPORTS)},
         description=SETTLEMENT_REPORTS.description,
         check_specs=[
-            check_spec(NAME, "schema", "The report is what is declared; each line is stored once.", blocking=True)
+            check_spec(
+                match_days, NAME, "schema", "The report is what is declared; each line is stored once.", blocking=True
+            )
         ],
     )
     def run(context: dg.AssetExecutionContext, gateway: PayoutGateway) -> dg.MaterializeResult:
