@@ -22,7 +22,7 @@ install: .venv/installed ## make .venv from pinned, hashed requirements
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip sync --quiet --require-hashes --compile-bytecode requirements/runtime.txt
 	VIRTUAL_ENV=$(CURDIR)/.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	$(BIN)/python -m compileall -q payments_pipeline
-	$(BIN)/python -c "from payments_pipeline.domain.allocation import compile_kernel; compile_kernel()"
+	$(BIN)/python -c "from payments_pipeline.domain.pots import compile_kernels; compile_kernels()"
 	@touch $@
 
 .venv/installed-test: .venv/installed requirements/test.txt

@@ -59,6 +59,7 @@ def test_verify_shares_no_money_logic_with_what_it_verifies() -> None:
         f"payments_pipeline.domain.{name}"
         for name in (
             "allocation",
+            "pots",
             "participant_shares",
             "ledger",
             "payout_instructions",

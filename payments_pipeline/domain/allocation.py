@@ -27,9 +27,11 @@ LIMIT = 10**15
 #: `cap` of a line without one.
 NO_CAP = -1
 
-# Fast path: products stay below 2**63, denominators below 2**31, so cross-multiplied fractions below 2**62.
-_MAX_PRODUCT = 2**63 - 1
-_MAX_DENOMINATOR = 2**31 - 1
+#: What `divide_pot` gives for a pot that 64 bits do not hold: products stay below 2**63, denominators below 2**31, so
+#: cross-multiplied fractions below 2**62.
+TOO_WIDE = -1
+#: Claims up to which insertion sorts faster than merging.
+_FEW = 40
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,17 @@ def divide(amounts: Ints, claims: Claims) -> tuple[Ints, Ints]:
         wide,
     )
     for pot in np.flatnonzero(wide):
-        _divide_exactly(int(pot), amounts, starts, claims, given, left)
+        rows = slice(starts[pot], starts[pot + 1])
+        of_pot = Claims(
+            claims.pot[rows],
+            claims.method[rows],
+            claims.line_no[rows],
+            claims.value[rows],
+            claims.cap_minor[rows],
+            claims.sharers[rows],
+        )
+        given[rows], left[pot] = divide_exactly(int(amounts[pot]), of_pot)
     return given, left
-
-
-def compile_kernel() -> None:
-    """Compile the kernel and keep it beside this module, so that no first run waits for it."""
-    one = np.ones(1, dtype=np.int64)
-    zero = np.zeros(1, dtype=np.int64)
-    divide(one, Claims(pot=zero, method=zero + REMAINDER, line_no=one, value=one, cap_minor=zero + NO_CAP, sharers=one))
 
 
 def _refuse(amounts: Ints, claims: Claims) -> None:
@@ -111,63 +115,78 @@ def _refuse(amounts: Ints, claims: Claims) -> None:
             )
 
 
-@njit(cache=True)
-def _kernel(  # noqa: C901 - one loop over memory; taken apart it is slower and no clearer
-    amounts: Ints,
-    starts: Ints,
+@njit(cache=True, nogil=True)
+def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower and no clearer
+    amount: int,
+    first: int,
+    end: int,
     method: Ints,
     line_no: Ints,
     value: Ints,
     cap_minor: Ints,
     sharers: Ints,
     given: Ints,
-    left: Ints,
-    wide: npt.NDArray[np.bool_],
-) -> None:  # pragma: no cover - compiled
-    widest = 0
-    for pot in range(len(amounts)):
-        widest = max(widest, starts[pot + 1] - starts[pot])
-    rest = np.zeros(widest, dtype=np.int64)
-    base = np.ones(widest, dtype=np.int64)
-    order = np.zeros(widest, dtype=np.int64)
-    spare = np.zeros(widest, dtype=np.int64)
-    for pot in range(len(amounts)):
-        first, end = starts[pot], starts[pot + 1]
-        remaining = amounts[pot]
-        at = first
-        while at < end and method[at] == 0:
-            given[at] = min(value[at], remaining)
-            remaining -= given[at]
-            at += 1
-        divided = at
-        # What the percent lines take in all, and the weights of the remainder lines; each line counted once.
-        if remaining > 9_223_372_036_854_775_807 // 10_000:
-            wide[pot] = True
+    rest: Ints,
+    base: Ints,
+    order: Ints,
+    spare: Ints,
+) -> int:  # pragma: no cover - compiled
+    """Divide one pot among the claims `first` to `end` of aligned arrays, into `given`; for compiled callers.
+
+    Args:
+        amount: minor units.
+        first: position of the pot's first claim.
+        end: position after its last.
+        method: as the next four, see `Claims`.
+        line_no: tells one line from the next; any number that does.
+        value: see `Claims`.
+        cap_minor: see `Claims`.
+        sharers: see `Claims`.
+        given: written: minor units of each claim.
+        rest: scratch, as the next three, at least as long as the pot has claims.
+        base: scratch.
+        order: scratch.
+        spare: scratch.
+
+    Returns:
+        What nobody is entitled to; TOO_WIDE where a product does not fit, and `given` then says nothing.
+    """
+    remaining = amount
+    at = first
+    while at < end and method[at] == 0:
+        given[at] = min(value[at], remaining)
+        remaining -= given[at]
+        at += 1
+    divided = at
+    if remaining > 9_223_372_036_854_775_807 // 10_000:
+        return -1
+    # What the percent lines take in all, and the weights of the remainder lines; each line counted once.
+    taken = 0
+    weights = 0
+    line = -1
+    for i in range(divided, end):
+        if line_no[i] == line:
             continue
-        taken = 0
-        weights = 0
-        line = -1
-        overflow = False
-        for i in range(divided, end):
-            if line_no[i] == line:
-                continue
+        line = line_no[i]
+        if method[i] == 1:
+            part = remaining * value[i]
+            if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
+                part = min(part, cap_minor[i] * 10_000)
+            taken += part
+        else:
+            if weights > 9_223_372_036_854_775_807 - value[i]:
+                return -1
+            weights += value[i]
+    rest_total = remaining * 10_000 - taken
+    handed = 0
+    alike = True
+    line = -1
+    floor, left_over, denominator = 0, 0, 1
+    for i in range(divided, end):
+        k = i - divided
+        if line_no[i] != line:
+            # All recipients of a line have the same entitlement: it is worked out once.
             line = line_no[i]
-            if method[i] == 1:
-                part = remaining * value[i]
-                if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
-                    part = min(part, cap_minor[i] * 10_000)
-                taken += part
-            else:
-                if weights > 9_223_372_036_854_775_807 - value[i]:
-                    overflow = True
-                    break
-                weights += value[i]
-        if overflow:
-            wide[pot] = True
-            continue
-        rest_total = remaining * 10_000 - taken
-        handed = 0
-        for i in range(divided, end):
             if method[i] == 1:
                 part = remaining * value[i]
                 if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
@@ -175,31 +194,49 @@ def _kernel(  # noqa: C901 - one loop over memory; taken apart it is slower and 
                 denominator = 10_000 * sharers[i]
             else:
                 if value[i] > 0 and rest_total > 9_223_372_036_854_775_807 // value[i]:
-                    overflow = True
-                    break
+                    return -1
                 part = rest_total * value[i]
                 if weights > 2_147_483_647 // (10_000 * sharers[i]):
-                    overflow = True
-                    break
+                    return -1
                 denominator = 10_000 * weights * sharers[i]
             if denominator > 2_147_483_647:
-                overflow = True
-                break
-            given[i] = part // denominator
-            rest[i - divided] = part - given[i] * denominator
-            base[i - divided] = denominator
-            handed += given[i]
-        if overflow:
-            wide[pot] = True
-            continue
-        entitled = remaining if weights > 0 else taken // 10_000
-        left[pot] = remaining - entitled
-        units = entitled - handed
-        if units == 0:
-            continue
+                return -1
+            floor = part // denominator
+            left_over = part - floor * denominator
+        given[i] = floor
+        rest[k] = left_over
+        base[k] = denominator
+        alike = alike and denominator == base[0]
+        handed += floor
+    entitled = remaining if weights > 0 else taken // 10_000
+    units = entitled - handed
+    if units > 0:
         count = end - divided
-        for i in range(count):
-            order[i] = i
+        if alike:
+            # Over one denominator the fractions compare as their numerators do.
+            for k in range(count):
+                base[k] = 1
+        _give_units(units, divided, count, given, rest, base, order, spare)
+    return remaining - entitled
+
+
+@njit(cache=True, nogil=True)
+def _give_units(
+    units: int, divided: int, count: int, given: Ints, rest: Ints, base: Ints, order: Ints, spare: Ints
+) -> None:  # pragma: no cover - compiled
+    """Give a unit each to the largest fractions; ties go to the earlier claim."""
+    if count <= _FEW:
+        # Insertion into what is sorted so far: nothing is faster for few, and claims of one line are sorted already.
+        for k in range(count):
+            r, b = rest[k], base[k]
+            j = k
+            while j > 0 and rest[order[j - 1]] * b < r * base[order[j - 1]]:
+                order[j] = order[j - 1]
+                j -= 1
+            order[j] = k
+    else:
+        for k in range(count):
+            order[k] = k
         # A stable merge sort, largest fraction first: ties keep the order of line_no and party.
         width = 1
         while width < count:
@@ -217,14 +254,61 @@ def _kernel(  # noqa: C901 - one loop over memory; taken apart it is slower and 
                 low += 2 * width
             order[:count] = spare[:count]
             width *= 2
-        for k in range(units):
-            given[divided + order[k]] += 1
+    for k in range(units):
+        given[divided + order[k]] += 1
 
 
-def _divide_exactly(pot: int, amounts: Ints, starts: Ints, claims: Claims, given: Ints, left: Ints) -> None:
-    """Divide one pot in unbounded integers, for amounts and weights that do not fit the kernel."""
-    rows = range(int(starts[pot]), int(starts[pot + 1]))
-    remaining = int(amounts[pot])
+@njit(cache=True, nogil=True)
+def _kernel(
+    amounts: Ints,
+    starts: Ints,
+    method: Ints,
+    line_no: Ints,
+    value: Ints,
+    cap_minor: Ints,
+    sharers: Ints,
+    given: Ints,
+    left: Ints,
+    wide: npt.NDArray[np.bool_],
+) -> None:  # pragma: no cover - compiled
+    widest = 0
+    for pot in range(len(amounts)):
+        widest = max(widest, starts[pot + 1] - starts[pot])
+    rest, base = np.zeros(widest, dtype=np.int64), np.ones(widest, dtype=np.int64)
+    order, spare = np.zeros(widest, dtype=np.int64), np.zeros(widest, dtype=np.int64)
+    for pot in range(len(amounts)):
+        over = divide_pot(
+            amounts[pot],
+            starts[pot],
+            starts[pot + 1],
+            method,
+            line_no,
+            value,
+            cap_minor,
+            sharers,
+            given,
+            rest,
+            base,
+            order,
+            spare,
+        )
+        wide[pot] = over < 0
+        left[pot] = over
+
+
+def divide_exactly(amount: int, claims: Claims) -> tuple[Ints, int]:
+    """Divide one pot in unbounded integers, for amounts and weights that do not fit the kernel.
+
+    Args:
+        amount: minor units of the pot.
+        claims: of this pot alone.
+
+    Returns:
+        Minor units of each claim, and what nobody is entitled to.
+    """
+    given = np.zeros(len(claims.method), dtype=np.int64)
+    rows = range(len(given))
+    remaining = amount
     for row in rows:
         if claims.method[row] == FIXED:
             given[row] = min(int(claims.value[row]), remaining)
@@ -247,7 +331,7 @@ def _divide_exactly(pot: int, amounts: Ints, starts: Ints, claims: Claims, given
     parts = {row: totals[int(claims.line_no[row])] / int(claims.sharers[row]) for row in divided}
     for row, part in parts.items():
         given[row] = int(part)
-    left[pot] = remaining - entitled
     units = entitled - sum(int(part) for part in parts.values())
     for row in sorted(divided, key=lambda row: (-(parts[row] - int(parts[row])), row))[:units]:
         given[row] += 1
+    return given, remaining - entitled

@@ -1,26 +1,54 @@
 """Shares: who is owed or owes what from a day's matches.
 
-Belongs here: pots, recipients, and the frame of shares. Does not belong here: the division itself (`allocation`),
-which matches and schedules count (`match_results`, `fee_schedules`).
+Belongs here: the frame of shares, and its way into codes and back. Does not belong here: pots and recipients (`pots`),
+the division itself (`allocation`), which matches and schedules count (`match_results`, `fee_schedules`).
 """
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
+from collections.abc import Sequence
+from typing import Any
 
-from payments_pipeline.domain.allocation import FIXED, NO_CAP, PERCENT, REMAINDER, Claims, divide
-from payments_pipeline.domain.errors import InvariantError
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from payments_pipeline.domain.allocation import FIXED, LIMIT, NO_CAP, PERCENT, REMAINDER, Ints
+from payments_pipeline.domain.errors import AllocationOverflowError, InvariantError
+from payments_pipeline.domain.pots import (
+    CHARGE,
+    MATCH_FEE,
+    NO_LINE,
+    OTHER_ROLE,
+    PLAYER,
+    REFEREE,
+    REVENUE,
+    CodedLines,
+    CodedMatches,
+    Codes,
+    Recipient,
+    ShareLines,
+    share_lines,
+)
 from payments_pipeline.domain.schemas import PARTICIPANT_SHARES
 
-_METHODS = {"fixed": FIXED, "percent": PERCENT, "remainder": REMAINDER}
-_ROLES = {"each_player": "player", "each_referee": "referee"}
 PAYER = "payer"
 SUSPENSE = "suspense"
+_METHODS = {"charge": CHARGE, "fixed": FIXED, "percent": PERCENT, "remainder": REMAINDER}
+_POTS = {"match_fee": MATCH_FEE, "revenue": REVENUE}
+_ROLES = {"player": PLAYER, "referee": REFEREE}
+_BY_NAME = "party:"
+_PROGRAM = ["competition_id", "schedule_version", "status"]
 
 
 def compute_shares(
-    matches: pd.DataFrame, participants: pd.DataFrame, schedule_lines: pd.DataFrame, competitions: pd.DataFrame
+    matches: pd.DataFrame,
+    participants: pd.DataFrame,
+    schedule_lines: pd.DataFrame,
+    competitions: pd.DataFrame,
+    threads: int = 1,
 ) -> pd.DataFrame:
     """Divide the pots of a day's matches.
 
@@ -30,216 +58,239 @@ def compute_shares(
         schedule_lines: competition_id, schedule_version, line_no, pot, recipient, method, value, cap_minor (nullable),
             status; one row per line and status that it applies to.
         competitions: competition_id, organiser_id, federation_id, platform_id (nullable) in force on the day.
+        threads: parts worked on at once; the result is the same.
 
     Returns:
-        Frame of `schemas.PARTICIPANT_SHARES`: amounts int64 minor units, sorted as declared; each match_fee pot sums
-        to 0, each revenue pot to its revenue.
+        Frame of `schemas.PARTICIPANT_SHARES`: text as categories, amounts int64 minor units, sorted as declared; each
+        match_fee pot sums to 0, each revenue pot to its revenue.
 
     Raises:
-        AllocationOverflowError: an amount or weight is beyond what the division admits.
+        AllocationOverflowError: a revenue, value or cap is beyond what the division admits; names it.
         InvariantError: a pot's shares do not sum to it; names the match.
 
     Source: docs/concepts/allocation.md.
     """
     if matches.empty:
         return _empty_frame()
-    match = _matches(matches, competitions)
-    people = _plain(participants[["match_id", "party_id", "club_id", "role"]]).merge(
-        match[["match_id", "match"]], on="match_id", how="inner"
-    )
-    lines = match[["match", "competition_id", "schedule_version", "status"]].merge(
-        _plain(schedule_lines), on=["competition_id", "schedule_version", "status"], how="inner"
-    )
-    charges = lines[lines["method"] == "charge"]
-    dividing = lines[lines["method"] != "charge"].copy()
-    dividing["line"] = np.arange(len(dividing))
-    pots = _pots(match, people, charges, dividing)
-    claims = _claims(pots, dividing, _recipients(match, people, dividing))
-    given, left = divide(
-        pots["amount_minor"].to_numpy(np.int64),
-        Claims(
-            pot=claims["number"].to_numpy(np.int64),
-            method=claims["code"].to_numpy(np.int64),
-            line_no=claims["line_no"].to_numpy(np.int64),
-            value=claims["value"].to_numpy(np.int64),
-            cap_minor=claims["cap_minor"].to_numpy(np.int64),
-            sharers=claims["sharers"].to_numpy(np.int64),
-        ),
-    )
-    return _frame(match, pots, claims, given, left)
+    matches = _by_match_id(matches)
+    programs, program_of_match = _programs(matches)
+    rows = _rows_of(programs, schedule_lines)
+    parties = _Parties.of(matches, participants, rows, competitions)
+    lines = _coded_lines(programs, rows, parties)
+    found = share_lines(_coded_matches(matches, participants, competitions, program_of_match, parties), lines, threads)
+    _conserved(matches, found)
+    return _frame(matches, rows, found, parties)
 
 
 def _empty_frame() -> pd.DataFrame:
     numbers = {"line_no", "amount_minor"}
     return pd.DataFrame(
-        {name: pd.Series([], dtype="int64" if name in numbers else object) for name in PARTICIPANT_SHARES.names}
+        {name: pd.Series([], dtype="int64" if name in numbers else "category") for name in PARTICIPANT_SHARES.names}
     )
 
 
-def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    """Give the frame with its categories as plain strings: merges of different categories are slow and lose order."""
-    categories = [name for name in frame.columns if isinstance(frame[name].dtype, pd.CategoricalDtype)]
-    return frame.astype(dict.fromkeys(categories, object))
+# Into codes ----------------------------------------------------------------------------------------------------------
 
 
-def _matches(matches: pd.DataFrame, competitions: pd.DataFrame) -> pd.DataFrame:
-    names = [
-        "match_id",
-        "competition_id",
-        "schedule_version",
-        "status",
-        "home_club_id",
-        "away_club_id",
-        "home_score",
-        "away_score",
-        "winner_club_id",
-        "revenue_minor",
-        "currency",
+def _coded(column: pd.Series) -> tuple[npt.NDArray[Any], pd.Index]:
+    """Give a column as positions in a list of its distinct values, -1 for null."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return column.cat.codes.to_numpy(), column.cat.categories
+    codes, values = pd.factorize(column)
+    return codes, pd.Index(values)
+
+
+def _by_match_id(matches: pd.DataFrame) -> pd.DataFrame:
+    ids = pd.Index(matches["match_id"].astype(object))
+    return matches if ids.is_monotonic_increasing else matches.iloc[ids.argsort()]
+
+
+class _Parties:
+    """Every party of the day once, in order of id, and where the values of each column are among them."""
+
+    def __init__(self, ids: pd.Index) -> None:
+        self.ids = ids
+
+    @classmethod
+    def of(
+        cls, matches: pd.DataFrame, participants: pd.DataFrame, rows: list[Any], competitions: pd.DataFrame
+    ) -> _Parties:
+        columns = [participants[name] for name in ("party_id", "club_id")]
+        columns += [matches[name] for name in ("home_club_id", "away_club_id", "winner_club_id")]
+        columns += [competitions[name] for name in ("organiser_id", "federation_id", "platform_id")]
+        named = [row.recipient.removeprefix(_BY_NAME) for row in rows if row.recipient.startswith(_BY_NAME)]
+        values = [_coded(column)[1] for column in columns] + [pd.Index(named, dtype=object)]
+        chunks = [pa.array(each.to_numpy(dtype=object), pa.string(), from_pandas=True) for each in values if len(each)]
+        distinct = pa.chunked_array(chunks, pa.string()).unique().drop_null()
+        # Arrow compares text by its bytes.
+        return cls(pd.Index(distinct.take(pc.sort_indices(distinct)).to_pandas().to_numpy(object)))
+
+    def codes(self, column: pd.Series) -> Codes:
+        """Give a column's values as party codes, -1 for null."""
+        codes, values = _coded(column)
+        # The value of code -1 is the last: nobody.
+        positions = np.append(self.ids.get_indexer(values), -1).astype(np.int32)
+        found: Codes = positions[codes]
+        return found
+
+    def code(self, party_id: str) -> int:
+        return int(self.ids.get_indexer(pd.Index([party_id]))[0])
+
+
+def _programs(matches: pd.DataFrame) -> tuple[list[tuple[str, ...]], Ints]:
+    """Give the competitions, versions and statuses that occur together, and which each match has."""
+    coded = [_coded(matches[name]) for name in _PROGRAM]
+    together = np.zeros(len(matches), dtype=np.int64)
+    for codes, values in coded:
+        together = together * len(values) + codes
+    found, of_match = np.unique(together, return_inverse=True)
+    programs: list[tuple[str, ...]] = []
+    for number in found.tolist():
+        parts = []
+        for _, values in reversed(coded):
+            number, place = divmod(number, len(values))
+            parts.append(values[place])
+        programs.append(tuple(reversed(parts)))
+    return programs, of_match
+
+
+def _rows_of(programs: Sequence[tuple[str, ...]], schedule_lines: pd.DataFrame) -> list[Any]:
+    """Give the schedule lines that apply to any of the programs, as named tuples, in order of program and line_no."""
+    place = {program: number for number, program in enumerate(programs)}
+    near = schedule_lines[schedule_lines["competition_id"].isin({program[0] for program in programs})]
+    rows = [
+        row for row in near.itertuples(index=False) if (row.competition_id, row.schedule_version, row.status) in place
     ]
-    match = _plain(matches[names]).merge(
-        _plain(competitions[["competition_id", "organiser_id", "federation_id", "platform_id"]]),
-        on="competition_id",
-        how="left",
-        validate="many_to_one",
-    )
-    home, away = match["home_club_id"], match["away_club_id"]
-    lead = (match["home_score"].astype("Int64") - match["away_score"].astype("Int64")).fillna(0)
-    by_score = home.where(lead > 0, away.where(lead < 0))
-    match["winning_club_id"] = match["winner_club_id"].where(match["winner_club_id"].notna(), by_score)
-    match["losing_club_id"] = home.where(match["winning_club_id"] == away, away.where(match["winning_club_id"] == home))
-    match["match"] = np.arange(len(match))
-    return match
+    return sorted(rows, key=lambda row: (place[row.competition_id, row.schedule_version, row.status], row.line_no))
 
 
-def _pots(match: pd.DataFrame, people: pd.DataFrame, charges: pd.DataFrame, dividing: pd.DataFrame) -> pd.DataFrame:
-    """Give the pots that are formed: match, pot, pot_party_id, own_club_id, amount_minor, charge_line_no (0: none)."""
-    formed = dividing[["match", "pot"]].drop_duplicates()
-    revenue = match.loc[match["revenue_minor"].fillna(0) > 0, ["match", "revenue_minor"]].merge(
-        formed[formed["pot"] == "revenue"], on="match", how="inner"
-    )
-    revenue = revenue.rename(columns={"revenue_minor": "amount_minor"}).assign(
-        pot_party_id="", own_club_id=None, charge_line_no=0
-    )
-    charged = charges.loc[charges["value"] > 0, ["match", "pot", "recipient", "value", "line_no"]].assign(
-        role=lambda frame: frame["recipient"].map(_ROLES)
-    )
-    fees = (
-        charged.merge(people[["match", "party_id", "club_id", "role"]], on=["match", "role"], how="inner")
-        .merge(formed, on=["match", "pot"], how="inner")
-        .rename(
-            columns={
-                "party_id": "pot_party_id",
-                "club_id": "own_club_id",
-                "value": "amount_minor",
-                "line_no": "charge_line_no",
-            }
+def _coded_lines(programs: Sequence[tuple[str, ...]], rows: list[Any], parties: _Parties) -> CodedLines:
+    place = {program: number for number, program in enumerate(programs)}
+    counts = np.zeros(len(programs) + 1, dtype=np.int64)
+    numbers = np.zeros((6, len(rows)), dtype=np.int64)
+    by_name = np.full(len(rows), -1, dtype=np.int32)
+    for at, row in enumerate(rows):
+        program = (row.competition_id, row.schedule_version, row.status)
+        counts[place[program] + 1] += 1
+        value, cap = int(row.value), NO_CAP if pd.isna(row.cap_minor) else int(row.cap_minor)
+        if not 0 <= value <= LIMIT or not NO_CAP <= cap <= LIMIT:
+            raise AllocationOverflowError(
+                f"competition {row.competition_id}, schedule version {row.schedule_version}, line {row.line_no}: value "
+                f"{value} or cap {row.cap_minor} is not between 0 and {LIMIT}. Nothing was divided. Mend the line."
+            )
+        recipient = Recipient.PARTY
+        if row.recipient.startswith(_BY_NAME):
+            by_name[at] = parties.code(row.recipient.removeprefix(_BY_NAME))
+        else:
+            recipient = Recipient[row.recipient.upper()]
+        numbers[:, at] = _POTS[row.pot], _METHODS[row.method], row.line_no, value, cap, recipient
+    pot, method, line_no, value_of, cap_of, recipient_of = numbers
+    return CodedLines(np.cumsum(counts), pot, method, line_no, value_of, cap_of, recipient_of, by_name)
+
+
+def _coded_matches(
+    matches: pd.DataFrame,
+    participants: pd.DataFrame,
+    competitions: pd.DataFrame,
+    program_of_match: Ints,
+    parties: _Parties,
+) -> CodedMatches:
+    revenue = np.asarray(matches["revenue_minor"].astype("Int64").fillna(0).to_numpy(np.int64), np.int64)
+    beyond = np.flatnonzero((revenue < 0) | (revenue > LIMIT))
+    if len(beyond):
+        raise AllocationOverflowError(
+            f"match {matches['match_id'].iloc[beyond[0]]}: revenue {revenue[beyond[0]]} is not between 0 and {LIMIT}. "
+            "Nothing was divided. Mend the match."
         )
+    named = np.full((len(matches), Recipient.LOSING_CLUB + 1), -1, dtype=np.int32)
+    codes, values = _coded(matches["competition_id"])
+    competition = pd.Index(competitions["competition_id"].astype(object)).get_indexer(values)[codes]
+    known = competition >= 0
+    for recipient in (Recipient.ORGANISER, Recipient.FEDERATION, Recipient.PLATFORM):
+        of_competition = parties.codes(competitions[f"{recipient.name.lower()}_id"])
+        named[known, recipient] = of_competition[competition[known]]
+    home, away, winner = (parties.codes(matches[f"{side}_club_id"]) for side in ("home", "away", "winner"))
+    lead = (matches["home_score"].astype("Int64") - matches["away_score"].astype("Int64")).fillna(0).to_numpy(np.int64)
+    winner = np.where(winner >= 0, winner, np.where(lead > 0, home, np.where(lead < 0, away, -1)))
+    named[:, Recipient.HOME_CLUB], named[:, Recipient.AWAY_CLUB] = home, away
+    named[:, Recipient.WINNING_CLUB] = winner
+    named[:, Recipient.LOSING_CLUB] = np.where(winner == away, home, np.where(winner == home, away, -1))
+
+    codes, values = _coded(participants["match_id"])
+    ids = pd.Index(matches["match_id"].astype(object))
+    match = np.append(ids.get_indexer(values), -1)[codes]
+    party, club = parties.codes(participants["party_id"]), parties.codes(participants["club_id"])
+    codes, values = _coded(participants["role"])
+    role = np.array([*(_ROLES.get(value, OTHER_ROLE) for value in values), OTHER_ROLE], dtype=np.int8)[codes]
+    if not _ascending(match, party):
+        order = np.lexsort((party, match))
+        order = order[match[order] >= 0]
+        match, party, club, role = match[order], party[order], club[order], role[order]
+    return CodedMatches(
+        program=program_of_match.astype(np.int64),
+        named=named,
+        revenue_minor=revenue,
+        people_starts=np.searchsorted(match, np.arange(len(matches) + 1)).astype(np.int64),
+        people_party=party,
+        people_club=club,
+        people_role=role,
     )
-    columns = ["match", "pot", "pot_party_id", "own_club_id", "amount_minor", "charge_line_no"]
-    pots = pd.concat(
-        [part[columns].astype({"own_club_id": object, "amount_minor": "int64"}) for part in (fees, revenue)],
-        ignore_index=True,
-    )
-    pots["number"] = np.arange(len(pots))
-    return pots
 
 
-def _recipients(match: pd.DataFrame, people: pd.DataFrame, dividing: pd.DataFrame) -> pd.DataFrame:
-    """Resolve lines whose recipients are the same for every pot of the match: line, party_id."""
-    of_match = {
-        "organiser": ["organiser_id"],
-        "federation": ["federation_id"],
-        "platform": ["platform_id"],
-        "home_club": ["home_club_id"],
-        "away_club": ["away_club_id"],
-        "winning_club": ["winning_club_id"],
-        "losing_club": ["losing_club_id"],
-        "each_club": ["home_club_id", "away_club_id"],
-    }
-    parts = []
-    for recipient, columns in of_match.items():
-        named = dividing.loc[dividing["recipient"] == recipient, ["line", "match"]]
-        at = named["match"].to_numpy()
-        parts += [
-            pd.DataFrame({"line": named["line"].to_numpy(), "party_id": match[column].to_numpy(object)[at]})
-            for column in (columns if len(named) else [])
-        ]
-    for recipient, role in _ROLES.items():
-        named = dividing.loc[dividing["recipient"] == recipient, ["line", "match"]]
-        parts.append(
-            named.merge(people.loc[people["role"] == role, ["match", "party_id"]], on="match")[["line", "party_id"]]
-        )
-    by_name = dividing.loc[dividing["recipient"].str.startswith("party:"), ["line", "recipient"]]
-    parts.append(
-        pd.DataFrame(
-            {"line": by_name["line"], "party_id": by_name["recipient"].str.removeprefix("party:").astype(object)}
-        )
-    )
-    found = pd.concat(parts, ignore_index=True)
-    return found[found["party_id"].notna()]
+def _ascending(match: Ints, party: Codes) -> bool:
+    later, same = match[1:] > match[:-1], match[1:] == match[:-1]
+    return bool((later | (same & (party[1:] > party[:-1]))).all()) and (not len(match) or match[0] >= 0)
 
 
-def _claims(pots: pd.DataFrame, dividing: pd.DataFrame, recipients: pd.DataFrame) -> pd.DataFrame:
-    """Give the claims of every pot, in the order in which they are worked."""
-    lines = dividing[
-        ["line", "match", "pot", "line_no", "recipient", "method", "value", "cap_minor", "schedule_version"]
-    ]
-    shared = pots[["number", "match", "pot", "own_club_id"]].merge(lines, on=["match", "pot"], how="inner")
-    own = shared["recipient"] == "own_club"
-    by_club = shared[own & shared["own_club_id"].notna()].rename(columns={"own_club_id": "party_id"})
-    by_line = shared[~own].drop(columns="own_club_id").merge(recipients, on="line", how="inner")
-    claims = pd.concat([by_line, by_club[by_line.columns]], ignore_index=True)
-    claims["code"] = claims["method"].map(_METHODS).astype("int64")
-    claims["cap_minor"] = claims["cap_minor"].astype("Int64").fillna(NO_CAP).astype("int64")
-    parties, rank = np.unique(claims["party_id"].to_numpy(str), return_inverse=True)
-    assert len(parties) <= len(claims)
-    order = np.lexsort((rank, claims["line_no"], claims["code"] != FIXED, claims["number"]))
-    claims = claims.iloc[order].reset_index(drop=True)
-    claims["sharers"] = claims.groupby(["number", "line_no"], sort=False)["line"].transform("size").astype("int64")
-    return claims
+# Back to names -------------------------------------------------------------------------------------------------------
 
 
-def _frame(
-    match: pd.DataFrame, pots: pd.DataFrame, claims: pd.DataFrame, given: np.ndarray, left: np.ndarray
-) -> pd.DataFrame:
-    version = match["schedule_version"].to_numpy(object)
-    paid = claims.assign(amount_minor=given)[["number", "line_no", "recipient", "party_id", "amount_minor"]]
-    payers = pots.loc[pots["charge_line_no"] > 0, ["number", "charge_line_no", "pot_party_id", "amount_minor"]]
-    payers = payers.rename(columns={"charge_line_no": "line_no", "pot_party_id": "party_id"})
-    payers = payers.assign(recipient=PAYER, amount_minor=-payers["amount_minor"])
-    nobody = pd.DataFrame(
-        {"number": pots["number"], "line_no": 0, "recipient": SUSPENSE, "party_id": SUSPENSE, "amount_minor": left}
-    )
-    rows = pd.concat([part for part in (paid, payers, nobody) if len(part)] or [nobody], ignore_index=True)
-    rows = rows[rows["amount_minor"] != 0]
-    _conserved(match, pots, rows)
-    pot = pots.iloc[rows["number"].to_numpy()]
-    at = pot["match"].to_numpy()
-    frame = pd.DataFrame(
+def _frame(matches: pd.DataFrame, rows: list[Any], found: ShareLines, parties: _Parties) -> pd.DataFrame:
+    # The last of each list by line is that of what no line is entitled to: NO_LINE is -1.
+    words = [*(PAYER if row.method == "charge" else row.recipient for row in rows), SUSPENSE]
+    recipients = pd.Index(sorted(set(words)))
+    recipient = recipients.get_indexer(pd.Index(words))
+    line_no = np.array([*(row.line_no for row in rows), 0], dtype=np.int64)
+    everyone = parties.ids if SUSPENSE in parties.ids else parties.ids.append(pd.Index([SUSPENSE]))
+    nobody = everyone.get_indexer(pd.Index([SUSPENSE]))[0]
+    payers = pd.Index([""]).append(parties.ids)
+    return pd.DataFrame(
         {
-            "match_id": match["match_id"].to_numpy(object)[at],
-            "competition_id": match["competition_id"].to_numpy(object)[at],
-            "pot": pot["pot"].to_numpy(object),
-            "pot_party_id": pot["pot_party_id"].to_numpy(object),
-            "schedule_version": version[at],
-            "line_no": rows["line_no"].to_numpy(np.int64),
-            "recipient": rows["recipient"].to_numpy(object),
-            "party_id": rows["party_id"].to_numpy(object),
-            "amount_minor": rows["amount_minor"].to_numpy(np.int64),
-            "currency": match["currency"].to_numpy(object)[at],
-        }
+            "match_id": _of_match(matches, "match_id", found),
+            "competition_id": _of_match(matches, "competition_id", found),
+            "pot": _category(np.where(found.payer < 0, REVENUE, MATCH_FEE), pd.Index(list(_POTS))),
+            "pot_party_id": _category(found.payer + 1, payers),
+            "schedule_version": _of_match(matches, "schedule_version", found),
+            "line_no": line_no[found.line],
+            "recipient": _category(recipient[found.line], recipients),
+            "party_id": _category(np.where(found.line == NO_LINE, nobody, found.party), everyone),
+            "amount_minor": found.amount_minor,
+            "currency": _of_match(matches, "currency", found),
+        },
+        copy=False,
     )
-    return frame.sort_values(list(PARTICIPANT_SHARES.sort_by), ignore_index=True)
 
 
-def _conserved(match: pd.DataFrame, pots: pd.DataFrame, rows: pd.DataFrame) -> None:
-    sums = np.zeros(len(pots), dtype=np.int64)
-    np.add.at(sums, rows["number"].to_numpy(), rows["amount_minor"].to_numpy(np.int64))
-    expected = np.where(pots["pot"] == "revenue", pots["amount_minor"].to_numpy(np.int64), 0)
-    bad = np.flatnonzero(sums != expected)
+def _of_match(matches: pd.DataFrame, name: str, found: ShareLines) -> pd.Categorical:
+    codes, values = _coded(matches[name])
+    return _category(codes[found.match], values)
+
+
+def _category(codes: npt.NDArray[Any], values: pd.Index) -> pd.Categorical:
+    # The codes are known to be within: looking them through once more is left out, which the stubs do not know of.
+    make: Any = pd.Categorical.from_codes
+    made: pd.Categorical = make(codes, dtype=pd.CategoricalDtype(values), validate=False)
+    return made
+
+
+def _conserved(matches: pd.DataFrame, found: ShareLines) -> None:
+    """Hold the sums of pots against what they must be, apart from the code that divided them."""
+    sums = np.zeros(len(found.pot_minor), dtype=np.int64)
+    np.add.at(sums, found.pot, found.amount_minor)
+    bad = np.flatnonzero(sums != found.pot_minor)
     if len(bad):
-        pot = pots.iloc[bad[0]]
+        first = int(np.argmax(found.pot == bad[0]))
         raise InvariantError(
-            f"match {match['match_id'].iloc[pot['match']]}, pot {pot['pot']} {pot['pot_party_id']}: shares sum to "
-            f"{sums[bad[0]]} and not to {expected[bad[0]]}. Nothing was posted. This is a defect: report it."
+            f"match {matches['match_id'].iloc[found.match[first]]}: the shares of a pot sum to {sums[bad[0]]} and not "
+            f"to {found.pot_minor[bad[0]]}. Nothing was posted. This is a defect: report it."
         )

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from payments_pipeline.domain.accepted_input import accept_input
+from payments_pipeline.domain.errors import AllocationOverflowError
 from payments_pipeline.domain.participant_shares import compute_shares
 from payments_pipeline.domain.reference_data import parse_reference
 from payments_pipeline.domain.schemas import PARTICIPANT_SHARES
@@ -184,6 +185,68 @@ def test_the_order_of_rows_changes_nothing(day: tuple[list[Row], list[Row], list
     for rows in (matches, people, lines):
         shuffle.shuffle(rows)
     pd.testing.assert_frame_equal(once, compute_shares(*frames(matches, people, lines, competition)))
+
+
+@given(days(), st.integers(2, 5))
+@settings(max_examples=50, deadline=None)
+def test_parts_worked_on_at_once_come_to_the_same(
+    day: tuple[list[Row], list[Row], list[Row], Row], threads: int
+) -> None:
+    of_day = frames(*day)
+    pd.testing.assert_frame_equal(compute_shares(*of_day), compute_shares(*of_day, threads=threads))
+
+
+def test_text_as_categories_comes_to_the_same_as_plain_text() -> None:
+    matches, people, lines, competitions = frames(
+        [CAPPED_AT_NOTHING[0][0] | {"match_id": name, "status": "completed"} for name in ("m2", "m1")],
+        [
+            {"match_id": match, "party_id": party, "club_id": "club:h", "role": "player"}
+            for match, party in (("m1", "p9"), ("m2", "p10"), ("m1", "p10"), ("gone", "p1"))
+        ],
+        [
+            {
+                "pot": pot,
+                "recipient": recipient,
+                "method": method,
+                "value": value,
+                "cap_minor": None,
+                "line_no": line_no,
+            }
+            | {"statuses": "completed"}
+            for line_no, (pot, recipient, method, value) in enumerate(
+                [
+                    ("match_fee", "each_player", "charge", 7),
+                    ("match_fee", "own_club", "remainder", 1),
+                    ("revenue", "each_player", "remainder", 1),
+                ],
+                start=1,
+            )
+        ],
+        CAPPED_AT_NOTHING[3],
+    )
+    plain = compute_shares(matches, people, lines, competitions)
+    assert plain["party_id"].astype(str).tolist() == [
+        *("p10", "club:h", "p9", "club:h", "p10", "p9"),
+        *("p10", "club:h", "p10"),
+    ]
+    names = ["match_id", "competition_id", "schedule_version", "status", "home_club_id", "away_club_id", "currency"]
+    coded = matches.astype({**dict.fromkeys(names, "category"), "winner_club_id": "category"})
+    people = people.astype(dict.fromkeys(people.columns, "category"))
+    pd.testing.assert_frame_equal(plain.astype(str), compute_shares(coded, people, lines, competitions).astype(str))
+
+
+@pytest.mark.parametrize("revenue", [-1, 10**15 + 1])
+def test_a_revenue_beyond_what_is_divided_is_refused_by_its_match(revenue: int) -> None:
+    matches, people, lines, competition = CAPPED_AT_NOTHING
+    with pytest.raises(AllocationOverflowError, match="match m0"):
+        compute_shares(*frames([matches[0] | {"revenue_minor": revenue}], people, lines, competition))
+
+
+@pytest.mark.parametrize("fault", [{"value": 10**15 + 1}, {"cap_minor": 10**15 + 1}, {"value": -1}])
+def test_a_line_beyond_what_is_divided_is_refused_by_its_number(fault: Row) -> None:
+    matches, people, lines, competition = CAPPED_AT_NOTHING
+    with pytest.raises(AllocationOverflowError, match="line 3"):
+        compute_shares(*frames(matches, people, [lines[0] | fault], competition))
 
 
 def test_a_day_without_matches_has_an_empty_frame_of_the_declared_shape() -> None:
