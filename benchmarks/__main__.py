@@ -18,6 +18,7 @@ PROGRAM = Path(sys.executable).with_name("payments-pipeline")
 LEAGUES = Path(__file__).resolve().parents[2] / "shared" / "data" / "leagues"
 DAY_TARGET_S = 3.0
 SEASON_TARGET_S = 480.0
+MANY_DAYS_TARGET_S = 0.8
 
 
 def main() -> int:
@@ -40,7 +41,14 @@ def main() -> int:
         largest = sorted(rows, key=lambda row: -row["shares"])[:5]
         met = [
             _print("season_backfill_s", season_s, "s", SEASON_TARGET_S, against=f"{len(rows)} days"),
-            _print("day_median_s", statistics.median(seconds), "s", DAY_TARGET_S, against="all days"),
+            _print("day_median_s", statistics.median(seconds), "s", MANY_DAYS_TARGET_S, against="all days"),
+            _print(
+                "match_day_median_s",
+                statistics.median(row["seconds"] for row in rows if row["matches"]),
+                "s",
+                MANY_DAYS_TARGET_S,
+                against=f"{sum(row['matches'] > 0 for row in rows)} days with matches",
+            ),
             _print(
                 "largest_days_s",
                 statistics.median(row["seconds"] for row in largest),
@@ -61,6 +69,7 @@ def main() -> int:
         )
         if verified.returncode:
             sys.stderr.write(verified.stdout + verified.stderr)
+        met.append(_big_day(environment, Path(home)))
     return 0 if all(met) and verified.returncode == 0 else 1
 
 
