@@ -21,7 +21,7 @@ from payments_pipeline.defs.check_results import markdown_table
 from payments_pipeline.domain.errors import BadFileError, ConfigurationError, InvariantError
 from payments_pipeline.domain.schemas import TableSchema
 from payments_pipeline.storage.frames import concat, conform, infer_schema, to_frame
-from payments_pipeline.storage.objects import ObjectNotFoundError, ObjectStore, open_store
+from payments_pipeline.storage.objects import ObjectNotFoundError, ObjectStore, make_s3_client, open_store
 from payments_pipeline.storage.parquet import decode_table, encode_conformed, partition_key, read_metadata
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.storage.table_declarations import Table
@@ -108,8 +108,12 @@ class ParquetIOManager(dg.ConfigurableIOManager):
 
     def _store(self) -> ObjectStore:
         if self._opened is None:
-            self._opened = open_store(self.storage_url)
+            self._opened = open_store(self.storage_url, self._make_client)
         return self._opened
+
+    def _make_client(self) -> Any:
+        """Make the boto3 client of a bucket."""
+        return make_s3_client()
 
     def _load(
         self,

@@ -132,9 +132,17 @@ def build_resources(settings: Settings) -> dict[str, object]:
         "inputs": Inputs(landing_url=settings.landing, reference_url=settings.reference, timezone=settings.timezone),
         "money_zone": MoneyZone(policy_json=load_policy(settings).model_dump_json()),
         "gateway": PayoutGateway(name=settings.processor),
-        "s3_parquet": ParquetIOManager(storage_url=settings.storage),
+        "s3_parquet": _parquet_io_manager(settings.storage),
         "postgres": PostgresIOManager(url=""),
     }
+
+
+def _parquet_io_manager(storage_url: str) -> ParquetIOManager:
+    if not storage_url.startswith("s3://"):
+        return ParquetIOManager(storage_url=storage_url)
+    from payments_pipeline.defs.s3 import PatientS3Resource, S3ParquetIOManager  # a second of imports, for S3 alone
+
+    return S3ParquetIOManager(storage_url=storage_url, s3=PatientS3Resource())
 
 
 def run_info(context: dg.AssetExecutionContext) -> RunInfo:

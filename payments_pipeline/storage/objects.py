@@ -11,7 +11,7 @@ import hashlib
 import os
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -132,12 +132,13 @@ class ObjectStore(ABC):
             )
 
 
-def open_store(url: str) -> ObjectStore:
+def open_store(url: str, make_client: Callable[[], Any] | None = None) -> ObjectStore:
     """Give the store at an address; nothing is opened, and no connection made, before it is used.
 
     Args:
-        url: a folder, or `s3://bucket` or `s3://bucket/prefix`. Endpoint, region and credentials of S3 are those of
-            the usual AWS environment and configuration files, which boto3 reads itself.
+        url: a folder, or `s3://bucket` or `s3://bucket/prefix`.
+        make_client: gives the boto3 client of a bucket. Without it endpoint, region and credentials are those of the
+            usual AWS environment and configuration files, which boto3 reads itself.
 
     Raises:
         ConfigurationError: it is neither.
@@ -149,7 +150,7 @@ def open_store(url: str) -> ObjectStore:
             raise ConfigurationError(f"{url!r} names no bucket: write s3://bucket or s3://bucket/prefix.")
         if prefix:
             _check_key(prefix, url)
-        return S3Store(bucket, prefix)
+        return S3Store(bucket, prefix, make_client)
     if not url or "://" in url or "\0" in url:
         raise ConfigurationError(f"{url!r} is no storage address: write a folder or s3://bucket/prefix.")
     return LocalStore(Path(url).expanduser().absolute())
@@ -309,12 +310,45 @@ def _service_models() -> Any:
     return create_loader()
 
 
+def make_s3_client(*, profile_name: str | None = None, max_attempts: int = _ATTEMPTS, **given: Any) -> Any:
+    """Make a boto3 client of S3 that gives up in time, and that speaks to other servers than AWS by path.
+
+    Args:
+        profile_name: of the AWS configuration files.
+        max_attempts: of each call, the first included.
+        given: what `boto3.session.Session.client` takes; None for what the environment says.
+
+    Raises:
+        ValueError: the endpoint is no address.
+    """
+    import boto3
+    from botocore.config import Config
+    from botocore.session import get_session
+
+    core = get_session()
+    core.register_component("data_loader", _service_models())
+    session = boto3.session.Session(profile_name=profile_name, botocore_session=core)
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": max_attempts},
+        connect_timeout=_CONNECT_TIMEOUT_S,
+        read_timeout=_READ_TIMEOUT_S,
+        user_agent_extra="payments_pipeline",
+    )
+    client = session.client("s3", config=config, **given)
+    host = urlsplit(client.meta.endpoint_url).hostname or ""
+    if host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
+        return client
+    # Other servers are seldom given a name per bucket.
+    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})), **given)
+
+
 class S3Store(ObjectStore):
     """Objects below a prefix of a bucket, which exists already."""
 
-    def __init__(self, bucket: str, prefix: str = "") -> None:
+    def __init__(self, bucket: str, prefix: str = "", make_client: Callable[[], Any] | None = None) -> None:
         self.bucket = bucket
         self.prefix = f"{prefix}/" if prefix else ""
+        self._make_client = make_client or make_s3_client
 
     def __repr__(self) -> str:
         return f"S3Store({self.bucket!r}, {self.prefix!r})"
@@ -322,29 +356,11 @@ class S3Store(ObjectStore):
     @cached_property
     def client(self) -> Any:
         """The boto3 client; made when first needed, it connects when first called."""
-        import boto3
-        from botocore.config import Config
-        from botocore.session import get_session
-
-        core = get_session()
-        core.register_component("data_loader", _service_models())
-        session = boto3.session.Session(botocore_session=core)
-        config = Config(
-            retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
-            connect_timeout=_CONNECT_TIMEOUT_S,
-            read_timeout=_READ_TIMEOUT_S,
-            user_agent_extra="payments_pipeline",
-        )
         with self._errors("reached", self.uri("")):
             try:
-                client = session.client("s3", config=config)
+                return self._make_client()
             except ValueError as error:  # boto3's word for an endpoint that is no address
                 raise _aws_environment(error, "reached", self.uri("")) from error
-            host = urlsplit(client.meta.endpoint_url).hostname or ""
-            if not host.endswith((".amazonaws.com", ".amazonaws.com.cn")):
-                # Other servers are seldom given a name per bucket.
-                client = session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
-        return client
 
     def _name(self, key: str) -> str:
         return self.prefix + _check_key(key, f"s3://{self.bucket}/{self.prefix}")

@@ -14,9 +14,11 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pytest
+from dagster_aws.s3 import S3Resource
 from moto.server import ThreadedMotoServer
 
 from payments_pipeline.defs.io_managers import WRITE_MODE_KEY, ParquetIOManager, PostgresIOManager
+from payments_pipeline.defs.s3 import PatientS3Resource, S3ParquetIOManager
 from payments_pipeline.domain.errors import BadFileError, ConfigurationError, ConflictError, InvariantError
 from payments_pipeline.domain.schemas import CATEGORY, DATE, INT, PARTICIPANT_SHARES, STRING, Column, TableSchema
 from payments_pipeline.storage.objects import ObjectNotFoundError, open_store
@@ -116,6 +118,22 @@ def run(
 def metadata_of(result: dg.ExecuteInProcessResult, asset: str = "goals") -> dict[str, Any]:
     (event,) = result.asset_materializations_for_node(asset)
     return {name: value.value for name, value in event.metadata.items()}
+
+
+def test_a_bucket_may_be_opened_by_the_resource_of_dagster_aws(
+    instance: dg.DagsterInstance, bucket_url: str, s3_endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    given = {"region_name": "us-east-1", "aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
+    for resource in (S3Resource, PatientS3Resource):
+        s3 = resource(endpoint_url=s3_endpoint, **given)
+        manager = S3ParquetIOManager(storage_url=bucket_url, schemas=SCHEMAS, s3=s3)
+        assert run([goals_asset()], instance, manager, DAY).success
+        key = partition_key("goals", DAY)
+        body = s3.get_client().get_object(Bucket=bucket_url.split("/")[2], Key=f"storage/{key}")["Body"].read()
+        assert decode(body, GOALS)["bonus_minor"].tolist() == [100, 100]
+    assert PatientS3Resource(endpoint_url=s3_endpoint, **given).get_client().meta.config.read_timeout == 60
 
 
 def reader(annotation: Any, seen: list[Any], back: int = 0, **asset_in: Any) -> dg.AssetsDefinition:
