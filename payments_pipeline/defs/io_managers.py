@@ -377,9 +377,13 @@ def _describe(
     if attrs:
         shown["lineage"] = dg.MetadataValue.json(dict(attrs))
     if preview_rows:
-        rows = to_frame(table.slice(0, preview_rows))
-        cells = {name: [_cell(value) for value in rows[name]] for name in rows.columns}
-        shown["preview"] = dg.MetadataValue.md(markdown_table(pd.DataFrame(cells, columns=rows.columns)))
+        cells = {
+            name: [_cell(value) for value in column]
+            for name, column in table.slice(0, preview_rows).to_pydict().items()
+        }
+        shown["preview"] = dg.MetadataValue.md(
+            markdown_table(pd.DataFrame(cells, columns=table.column_names, dtype=object))
+        )
     return shown
 
 

@@ -241,14 +241,22 @@ def _stable_dictionary(column: pa.ChunkedArray, kind: pa.DictionaryType) -> pa.D
     if isinstance(array, pa.ChunkedArray):
         array = array.chunk(0) if array.num_chunks else _empty_dictionary(0, kind)
     values = array.dictionary
-    codes = array.indices.cast(pa.int64())
+    indices = array.indices
     used = np.zeros(len(values), dtype=bool)
-    used[codes.drop_null().to_numpy()] = True
+    used[(indices.drop_null() if indices.null_count else indices).to_numpy()] = True
+    if used.all() and _strictly_ascending(values):
+        return array if array.type == kind else array.cast(kind)
     # A null among the values is a null, and two equal values are one.
     kept = values.filter(pa.array(used)).drop_null().unique().cast(kind.value_type)
     kept = kept.take(pc.sort_indices(kept))
     mapping = pc.index_in(values.cast(kind.value_type), value_set=kept).cast(kind.index_type)
-    return pa.DictionaryArray.from_arrays(mapping.take(codes), kept)
+    return pa.DictionaryArray.from_arrays(mapping.take(indices), kept)
+
+
+def _strictly_ascending(values: pa.Array) -> bool:
+    if values.null_count:
+        return False
+    return len(values) < 2 or bool(pc.all(pc.less(values[:-1], values[1:])).as_py())
 
 
 def _first_refused(frame: pd.DataFrame | pa.Table, column: Column) -> int | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import atexit
 import io
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from enum import IntEnum
-from typing import Any
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary, WeakSet
 
 import pandas as pd
 import psycopg
@@ -54,9 +56,31 @@ class Lock(IntEnum):
     DISPATCH = 7_203_102
 
 
+
+class Lender(Protocol):
+    """Who lends connections in autocommit, and takes them back."""
+
+    def getconn(self) -> psycopg.Connection:
+        """Lend one that holds no lock."""
+        ...
+
+    def putconn(self, conn: psycopg.Connection) -> None:
+        """Take one back, in whatever state."""
+        ...
+
+    def close(self) -> None:
+        """Close those that are not lent."""
+        ...
+
+
 #: Connections that this process keeps, by address; one that is unused for long is closed.
-_POOLS: dict[str, ConnectionPool[psycopg.Connection]] = {}
+_POOLS: dict[str, Lender] = {}
 _MAKING_A_POOL = threading.Lock()
+#: When each connection was last given back, and which have taken a lock that outlives a transaction.
+_PUT_BACK: WeakKeyDictionary[psycopg.Connection, float] = WeakKeyDictionary()
+_LOCKED: WeakSet[psycopg.Connection] = WeakSet()
+#: A connection unused for longer is tried before use: the server may have been restarted meanwhile.
+_TRUST_IDLE_S = 1.0
 _MOST_CONNECTIONS = 8
 _IDLE_S = 60.0
 _WAIT_S = 15.0
@@ -85,13 +109,19 @@ def connect(url: str) -> Iterator[psycopg.Connection]:
         pool.putconn(connection)
 
 
+def lend_from(url: str, lender: Lender) -> None:
+    """Have `connect` borrow from `lender` at this address, instead of from a pool of its own."""
+    with _MAKING_A_POOL:
+        _POOLS[url] = lender
+
+
 def close_connections() -> None:
     """Close every connection that this process keeps."""
     while _POOLS:
         _POOLS.popitem()[1].close()
 
 
-def _pool(url: str) -> ConnectionPool[psycopg.Connection]:
+def _pool(url: str) -> Lender:
     with _MAKING_A_POOL:
         if url not in _POOLS:
             _POOLS[url] = _new_pool(url)
@@ -106,8 +136,8 @@ def _new_pool(url: str) -> ConnectionPool[psycopg.Connection]:
         max_idle=_IDLE_S,
         timeout=_WAIT_S,
         reconnect_timeout=_WAIT_S,
-        check=ConnectionPool.check_connection,
-        reset=_give_locks_back,
+        check=_check_idle,
+        reset=_put_back,
         name="payments_pipeline",
         open=True,
         kwargs={
@@ -122,9 +152,18 @@ def _new_pool(url: str) -> ConnectionPool[psycopg.Connection]:
     return pool
 
 
-def _give_locks_back(connection: psycopg.Connection) -> None:
+def _check_idle(connection: psycopg.Connection) -> None:
+    """Ask a connection that was not used for a while whether the server still knows it."""
+    if time.monotonic() - _PUT_BACK.get(connection, -_TRUST_IDLE_S) >= _TRUST_IDLE_S:
+        ConnectionPool.check_connection(connection)
+
+
+def _put_back(connection: psycopg.Connection) -> None:
     """A lock that outlived its block would hold up every other run: the next user starts without any."""
-    connection.execute("SELECT pg_advisory_unlock_all()")
+    if connection in _LOCKED:
+        connection.execute("SELECT pg_advisory_unlock_all()")
+        _LOCKED.discard(connection)
+    _PUT_BACK[connection] = time.monotonic()
 
 
 def _why(url: str, error: Exception) -> str:
@@ -139,6 +178,7 @@ def _why(url: str, error: Exception) -> str:
 @contextmanager
 def session_lock(connection: psycopg.Connection, lock: Lock, key: int = 0) -> Iterator[None]:
     """Hold an advisory lock for a block, across its transactions; waits for whoever holds it."""
+    _LOCKED.add(connection)  # before: an interrupt may fall between the lock and the block
     connection.execute("SELECT pg_advisory_lock(%s, %s)", (int(lock), key))
     try:
         yield
