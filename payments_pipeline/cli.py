@@ -211,9 +211,13 @@ def verify(as_json: bool) -> None:
         for result in rules(endpoints.postgres_url, settings):
             broken += not result.ok
             if as_json:
-                _print(
-                    {"rule": result.rule, "ok": result.ok, "checked": result.checked, "breaches": list(result.breaches)}
-                )
+                said = {
+                    "rule": result.rule,
+                    "ok": result.ok,
+                    "checked": result.checked,
+                    "breaches": list(result.breaches),
+                }
+                _print(said | ({"left_out": list(result.left_out)} if result.left_out else {}))
             else:
                 click.echo(rule_line(result))
     sys.exit(1 if broken else 0)

@@ -46,10 +46,11 @@ def day_line(summary: DaySummary) -> str:
 
 
 def rule_line(result: RuleResult) -> str:
-    """Say how a rule fared, with its first breaches below."""
+    """Say how a rule fared, with its first breaches below, and what it left out."""
     mark = "ok    " if result.ok else "BROKEN"
     head = f"{mark} {result.rule} ({result.checked} checked)"
-    return "\n".join([head, *(f"       {words}" for words in result.breaches)])
+    breaches = (f"       {words}" for words in result.breaches)
+    return "\n".join([head, *breaches, *(f"       left out: {words}" for words in result.left_out)])
 
 
 def tables_text(parts: Mapping[str, list[dict[str, Any]]]) -> str:

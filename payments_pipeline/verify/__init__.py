@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.verify.files import check_files
+from payments_pipeline.verify.found import Found
 from payments_pipeline.verify.tables import TABLE_RULES
 
 #: Breaches named; the rest are counted.
 SHOWN = 20
-Found = tuple[int, list[str]]
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,14 @@ class RuleResult:
         ok: nothing breaks it.
         checked: records looked at.
         breaches: each names the record, the amounts and what to do; at most SHOWN, then how many more.
+        left_out: what could not be compared, how much of it and why; no breach, and not in `checked`. At most SHOWN.
     """
 
     rule: str
     ok: bool
     checked: int
     breaches: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
 
 
 def verify(database_url: str, settings: Settings) -> Iterator[RuleResult]:
@@ -57,8 +59,9 @@ def verify(database_url: str, settings: Settings) -> Iterator[RuleResult]:
 
 
 def _result(rule: str, found: Found) -> RuleResult:
-    checked, breaches = found
-    shown = tuple(breaches[:SHOWN])
-    if len(breaches) > SHOWN:
-        shown += (f"… and {len(breaches) - SHOWN} more",)
-    return RuleResult(rule, not breaches, checked, shown)
+    return RuleResult(rule, not found.breaches, found.checked, _shown(found.breaches), _shown(found.left_out))
+
+
+def _shown(texts: list[str]) -> tuple[str, ...]:
+    shown = tuple(texts[:SHOWN])
+    return (*shown, f"… and {len(texts) - SHOWN} more") if len(texts) > SHOWN else shown

@@ -9,7 +9,7 @@ from datetime import date
 from fractions import Fraction
 from typing import Any
 
-from payments_pipeline.verify.reference import Reference
+from payments_pipeline.verify.reference import Reference, statuses_of
 
 Row = dict[str, Any]
 Share = tuple[str, str, str, int, str, str]
@@ -19,17 +19,25 @@ _ROLES = {"each_player": "player", "each_referee": "referee"}
 def divide_day(
     matches: list[Row], participants: list[Row], reference: Reference, day: date
 ) -> dict[Share, tuple[int, str]]:
-    """Give every share of a day: (match, pot, pot party, line, party, currency) to minor units and recipient."""
+    """Give every share of some matches: (match, pot, pot party, line, party, currency) to minor units and recipient.
+
+    Args:
+        matches: rows of match_results; competition and schedule version of each are in the reference data.
+        participants: rows of match_participants, of these matches or more.
+        reference: the rules that they fall under.
+        day: the match day.
+    """
     shares: dict[Share, tuple[int, str]] = {}
     people: dict[str, list[Row]] = {}
     for row in participants:
         people.setdefault(row["match_id"], []).append(row)
     for match in matches:
         competition = reference.competition(match["competition_id"], day)
+        assert competition is not None
         lines = [
             line
             for line in reference.schedule(match["competition_id"], match["schedule_version"])
-            if match["status"] in (line.get("statuses") or "completed;awarded").replace(" ", "").split(";")
+            if match["status"] in statuses_of(line)
         ]
         squad = people.get(match["match_id"], [])
         for pot, pot_party, club, charge_line, amount in _pots(match, lines, squad):

@@ -1,4 +1,8 @@
-"""Reference data as `verify` reads it: plainly, row by row, by code of its own."""
+"""Reference data as `verify` reads it: plainly, row by row, by code of its own.
+
+Belongs here: rows of the three tables, alike from each format, and what a match falls under. Does not belong here:
+saying what is wrong with a row, which its own check does; here a row that cannot be read is passed over.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,16 @@ import pyarrow.parquet as pq
 from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.storage.objects import ObjectStore
 
+#: One row; as read here every value is text, whatever the format, and "" where empty.
 Row = dict[str, Any]
+_TERMS = ("competition_id", "organiser_id", "federation_id", "platform_id", "currency", "payout_policy")
+_STATUSES = ("completed", "awarded", "abandoned", "postponed", "cancelled", "void")
+
+
+def statuses_of(line: Row) -> list[str]:
+    """Give the statuses of a match under which a line applies, in the order that `rules_hash` names them in."""
+    named = {name.strip() for name in (line.get("statuses") or "completed;awarded").split(";")}
+    return [status for status in _STATUSES if status in named]
 
 
 @dataclass(frozen=True)
@@ -26,72 +39,114 @@ class Reference:
         competitions: rows.
         lines: rows of fee_schedules.
         party_status: of each party.
-        hashes: SHA-256 of the files of competitions and fee_schedules.
     """
 
     competitions: list[Row]
     lines: list[Row]
     party_status: dict[str, str]
-    hashes: dict[str, str]
 
-    def is_that_of(self, input_hashes: dict[str, str]) -> bool:
-        """Say whether something was computed from these very competitions and fee schedules."""
-        return all(input_hashes.get(table) == digest for table, digest in self.hashes.items())
-
-    def competition(self, competition_id: str, day: date) -> Row:
-        """Give the row in force on a day."""
+    def competition(self, competition_id: str, day: date) -> Row | None:
+        """Give the row in force on a day; None where there is none."""
         return next(
-            row
-            for row in self.competitions
-            if row["competition_id"] == competition_id
-            and (row.get("effective_from") or "0000") <= day.isoformat() <= (row.get("effective_to") or "9999")
+            (
+                row
+                for row in self.competitions
+                if row["competition_id"] == competition_id
+                and (row.get("effective_from") or "0000") <= day.isoformat() <= (row.get("effective_to") or "9999")
+            ),
+            None,
         )
 
     def schedule(self, competition_id: str, version: str) -> list[Row]:
-        """Give the lines of a version, in their order."""
+        """Give the lines of a version, in their order; none where it is not there."""
         found = [row for row in self.lines if (row["competition_id"], row["version"]) == (competition_id, version)]
         return sorted(found, key=lambda row: int(row["line_no"]))
+
+    def rules_hash(self, competition_id: str, version: str, day: date) -> str | None:
+        """Hash what a match falls under: SHA-256 of a JSON array of the competition's terms and the version's lines.
+
+        None where there is no such competition or version, or a number of it is none.
+        """
+        competition = self.competition(competition_id, day)
+        if competition is None:
+            return None
+        terms = [competition.get(name) or None for name in _TERMS[:-1]]
+        terms.append(competition.get(_TERMS[-1]) or "immediate")
+        try:
+            lines = [
+                {
+                    "line_no": int(line["line_no"]),
+                    "pot": line["pot"],
+                    "recipient": line["recipient"],
+                    "method": line["method"],
+                    "value": int(line["value"]),
+                    "cap_minor": int(line["cap_minor"]) if line.get("cap_minor") else None,
+                    "statuses": statuses_of(line),
+                }
+                for line in self.schedule(competition_id, version)
+            ]
+        except (KeyError, ValueError):
+            return None
+        if not lines:
+            return None
+        content = json.dumps([terms, [version, lines]], separators=(",", ":"), ensure_ascii=False)
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 def read_reference(store: ObjectStore) -> Reference:
     """Read the three tables from whichever format they come in.
 
     Raises:
-        ConfigurationError: one of them is not there.
+        ConfigurationError: one of them is not there, or there twice.
     """
-    tables, hashes = {}, {}
+    tables = {}
     for table in ("competitions", "fee_schedules", "parties"):
-        keys = [found.key for found in store.list(f"{table}.") if found.key.rpartition(".")[2] in _READERS]
-        if not keys:
+        names = {f"{table}.{extension}": read for extension, read in _READERS.items()}
+        keys = [found.key for found in store.list(f"{table}.") if found.key in names]
+        if len(keys) != 1:
             raise ConfigurationError(
-                f"{store!r} holds no {table}.csv, .jsonl or .parquet: the rules that need it cannot be checked. No "
-                "money moved. Correct PAYMENTS_REFERENCE_URL."
+                f"{store!r} holds {len(keys) or 'no'} {' or '.join(names)}: the rules that need it cannot be checked. "
+                "No money moved. Correct PAYMENTS_REFERENCE_URL, or leave one file a table."
             )
-        content = store.read(keys[0])
         tables[table] = [
-            {name.strip(): str(value).strip() if value is not None else "" for name, value in row.items()}
-            for row in _READERS[keys[0].rpartition(".")[2]](content)
+            {name.strip(): _text(value) for name, value in row.items() if name is not None}
+            for row in names[keys[0]](store.read(keys[0]))
         ]
-        hashes[table] = hashlib.sha256(content).hexdigest()
-    del hashes["parties"]  # whose status may change without changing shares
     return Reference(
-        tables["competitions"],
-        tables["fee_schedules"],
-        {row["party_id"]: row.get("status", "") for row in tables["parties"]},
-        hashes,
+        [row for row in tables["competitions"] if row.get("competition_id")],
+        [row for row in tables["fee_schedules"] if row.get("competition_id") and row.get("version")],
+        {row["party_id"]: row.get("status", "") for row in tables["parties"] if row.get("party_id")},
     )
 
 
-def _from_csv(content: bytes) -> list[Row]:
+def _text(value: object) -> str:
+    """Give a value as CSV would hold it. 0 is a value; None is none."""
+    if value is None:
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # as Parquet writers store a whole number beside empty cells
+    return str(value).strip()
+
+
+def _from_csv(content: bytes) -> list[dict[str | None, Any]]:
+    # A row with more fields than the header has the rest under None.
     return list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
 
 
-def _from_json_lines(content: bytes) -> list[Row]:
-    return [json.loads(line) for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+def _from_json_lines(content: bytes) -> list[dict[str | None, Any]]:
+    rows = []
+    for line in content.decode("utf-8-sig").split("\n"):  # U+2028 within a name ends no line
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue  # a broken row rejects what uses it, and that has no other row
+        if isinstance(row, dict):
+            rows.append(row)
+    return rows
 
 
-def _from_parquet(content: bytes) -> list[Row]:
-    rows: list[Row] = pq.read_table(io.BytesIO(content)).to_pylist()
+def _from_parquet(content: bytes) -> list[dict[str | None, Any]]:
+    rows: list[dict[str | None, Any]] = pq.read_table(io.BytesIO(content)).to_pylist()
     return rows
 
 

@@ -9,10 +9,11 @@ import json
 
 import psycopg
 
+from payments_pipeline.verify.found import Found
 from payments_pipeline.verify.table_rule import NET, SIGNED, TableCheck, TableRule
 
 
-def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> Found:
     """The bytes that leave say amount, currency, direction and token of their instruction, where they are JSON.
 
     A token is never printed: whoever reads a breach need not be let see it.
@@ -33,7 +34,7 @@ def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> tupl
                 breaches.append(
                     f"instruction {instruction_id}: its request differs from it in {name}{said}; ask the processor"
                 )
-    return checked, breaches
+    return Found(checked, breaches)
 
 
 RULES: dict[str, TableCheck] = {

@@ -12,6 +12,8 @@ import uuid
 
 import psycopg
 
+from payments_pipeline.verify.found import Found
+
 _NAMESPACE = uuid.UUID("6f1d7c1e-6f5b-5c57-9d0a-5b8f2b0c8e11")
 _SEPARATOR = "\x1f"
 #: What tells apart the lines of one journal on one account; one about no instruction has none.
@@ -31,7 +33,7 @@ def _id(*parts: object) -> uuid.UUID:
     return uuid.uuid5(_NAMESPACE, _SEPARATOR.join(map(str, parts)))
 
 
-def journals_have_the_id_of_their_event(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def journals_have_the_id_of_their_event(connection: psycopg.Connection) -> Found:
     """Ids are UUIDv5 over business content: match and posting, instruction, or the processor's entry reference."""
     rows = connection.execute(
         """SELECT journal_id, kind, match_id, posting_no, instruction_id, processor, entry_reference FROM journals
@@ -48,36 +50,42 @@ def journals_have_the_id_of_their_event(connection: psycopg.Connection) -> tuple
             content = (kind, instruction_id)
         if _id(*content) != journal_id:
             breaches.append(f"journal {journal_id} of {' '.join(map(str, content))} should be {_id(*content)}")
-    return len(rows), breaches
+    return Found(len(rows), breaches)
 
 
-def accruals_have_the_id_of_their_key(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def accruals_have_the_id_of_their_key(connection: psycopg.Connection) -> Found:
     """A share's posting n has the id of its key and n: match, pot, pot party, line, account, currency."""
     rows = connection.execute(
         """SELECT entry_id, match_id, pot, pot_party_id, line_no, account, currency::text, posting_no
            FROM ledger_entries WHERE kind = 'accrual' ORDER BY day, entry_id"""
     ).fetchall()
-    return len(rows), [
-        f"entry {entry_id} of {' '.join(map(str, key))} should be {_id('accrual_entry', *key)}"
-        for entry_id, *key in rows
-        if _id("accrual_entry", *key) != entry_id
-    ]
+    return Found(
+        len(rows),
+        [
+            f"entry {entry_id} of {' '.join(map(str, key))} should be {_id('accrual_entry', *key)}"
+            for entry_id, *key in rows
+            if _id("accrual_entry", *key) != entry_id
+        ],
+    )
 
 
-def movements_have_the_id_of_their_journal(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def movements_have_the_id_of_their_journal(connection: psycopg.Connection) -> Found:
     """A line that moves money has the id of its journal, account and part in it."""
     rows = connection.execute(
         "SELECT entry_id, kind, journal_id, account FROM ledger_entries WHERE kind = ANY(%s) ORDER BY day, entry_id",
         (list(_LEGS),),
     ).fetchall()
-    return len(rows), [
-        f"entry {entry_id} on {account} has not the id of its journal {journal_id}"
-        for entry_id, kind, journal_id, account in rows
-        if all(_id("movement", journal_id, account, leg) != entry_id for leg in _LEGS[kind])
-    ]
+    return Found(
+        len(rows),
+        [
+            f"entry {entry_id} on {account} has not the id of its journal {journal_id}"
+            for entry_id, kind, journal_id, account in rows
+            if all(_id("movement", journal_id, account, leg) != entry_id for leg in _LEGS[kind])
+        ],
+    )
 
 
-def instructions_have_the_id_of_their_claims(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def instructions_have_the_id_of_their_claims(connection: psycopg.Connection) -> Found:
     """An instruction's id is over sweep day, party, currency and claims; its digest over party, token, amount and claims."""
     rows = connection.execute(
         """SELECT i.instruction_id, i.sweep_day::text, i.party_id, i.currency::text, i.token, i.direction, i.amount_minor,
@@ -99,19 +107,22 @@ def instructions_have_the_id_of_their_claims(connection: psycopg.Connection) -> 
                 f"instruction {instruction_id} of {party}: {direction} of {amount} {currency} is not what its digest "
                 "covers; refuse it"
             )
-    return len(rows), breaches
+    return Found(len(rows), breaches)
 
 
-def attempts_have_their_instructions_key(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def attempts_have_their_instructions_key(connection: psycopg.Connection) -> Found:
     """An instruction is sent under its own id as the key."""
     rows = connection.execute(
         "SELECT instruction_id::text, attempt_no, idempotency_key FROM payout_attempts"
     ).fetchall()
-    return len(rows), [
-        f"attempt {number} of instruction {instruction_id} has the key {key}; ask the processor what it has under both"
-        for instruction_id, number, key in rows
-        if key != instruction_id
-    ]
+    return Found(
+        len(rows),
+        [
+            f"attempt {number} of instruction {instruction_id} has the key {key}; ask the processor what it has under both"
+            for instruction_id, number, key in rows
+            if key != instruction_id
+        ],
+    )
 
 
 RULES = {

@@ -8,10 +8,11 @@ from __future__ import annotations
 import psycopg
 from iso4217 import Currency
 
+from payments_pipeline.verify.found import Found
 from payments_pipeline.verify.table_rule import TableCheck, TableRule
 
 
-def currencies_are_of_iso_4217(connection: psycopg.Connection) -> tuple[int, list[str]]:
+def currencies_are_of_iso_4217(connection: psycopg.Connection) -> Found:
     """Money is an integer of minor units with its ISO 4217 currency."""
     found = connection.execute(
         """SELECT currency::text, array_agg(DISTINCT place) FROM (
@@ -23,11 +24,14 @@ def currencies_are_of_iso_4217(connection: psycopg.Connection) -> tuple[int, lis
            GROUP BY currency ORDER BY currency"""
     ).fetchall()
     known = {currency.code for currency in Currency}
-    return len(found), [
-        f"currency {code} in {', '.join(places)} is not in ISO 4217: find out what wrote it"
-        for code, places in found
-        if code not in known
-    ]
+    return Found(
+        len(found),
+        [
+            f"currency {code} in {', '.join(places)} is not in ISO 4217: find out what wrote it"
+            for code, places in found
+            if code not in known
+        ],
+    )
 
 
 RULES: dict[str, TableCheck] = {
@@ -98,18 +102,7 @@ RULES: dict[str, TableCheck] = {
         """SELECT format('journal %s: posting %s of match %s on %s, and match_postings has no such posting', j.journal_id,
                          j.posting_no, j.match_id, j.day)
            FROM journals j LEFT JOIN match_postings m USING (match_id, posting_no)
-           WHERE j.kind = 'accrual' AND m.match_day IS DISTINCT FROM j.day
-           UNION ALL
-           SELECT format('match %s: is_open is %s in its newest posting, and %s of its keys hold money', match_id, m.is_open,
-                         coalesce(k.keys, 0))
-           FROM (SELECT DISTINCT ON (match_id) match_id::text, is_open FROM match_postings
-                 ORDER BY match_id, posting_no DESC) m
-           LEFT JOIN (
-               SELECT match_id, count(*) AS keys FROM (
-                   SELECT match_id FROM ledger_entries WHERE kind = 'accrual'
-                   GROUP BY match_id, pot, pot_party_id, line_no, account, currency
-                   HAVING sum(credit_minor) <> sum(debit_minor)) open GROUP BY 1) k USING (match_id)
-           WHERE m.is_open <> (k.keys IS NOT NULL)""",
+           WHERE j.kind = 'accrual' AND m.match_day IS DISTINCT FROM j.day""",
         "SELECT count(*) FROM journals WHERE kind = 'accrual'",
     ),
     "a match is posted under one day": TableRule(

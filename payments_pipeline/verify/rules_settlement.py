@@ -7,6 +7,40 @@ from __future__ import annotations
 
 from payments_pipeline.verify.table_rule import NET, SIGNED, TableRule
 
+#: Per processor, currency and date with an intake: what its newest intake says beside what the ledger booked. A currency
+#: that a report does not name stands at 0. `is_behind`: lines of earlier dates came in after it, which its balances need
+#: not have. `is_known`: reconciliation has the difference as a break. `was_…`: of the date before.
+_CASH = """
+    WITH newest AS (
+        SELECT DISTINCT ON (processor, report_date) processor, report_date, seq, taken_at FROM report_intakes
+        ORDER BY processor, report_date, seq DESC
+    ), moved AS (
+        SELECT substr(account, 6) AS processor, currency::text, day, sum(debit_minor - credit_minor) AS amount
+        FROM ledger_entries WHERE account LIKE 'cash:%' AND party_id IS NULL GROUP BY 1, 2, 3
+    ), arrived AS (
+        SELECT processor, currency::text, report_date, max(taken_at) AS last_at FROM report_lines GROUP BY 1, 2, 3
+    ), currencies AS (
+        SELECT processor, currency FROM moved UNION SELECT processor, currency::text FROM report_balances
+    ), stated AS (
+        SELECT n.processor, n.report_date, n.taken_at, c.currency, coalesce(b.opening_minor, 0) AS opening_minor,
+               coalesce(b.closing_minor, 0) AS closing_minor,
+               (SELECT coalesce(sum(m.amount), 0) FROM moved m WHERE m.processor = n.processor
+                AND m.currency = c.currency AND m.day <= n.report_date) AS booked_up_to,
+               (SELECT coalesce(sum(m.amount), 0) FROM moved m WHERE m.processor = n.processor
+                AND m.currency = c.currency AND m.day = n.report_date) AS booked,
+               EXISTS (SELECT FROM arrived a WHERE a.processor = n.processor AND a.currency = c.currency
+                       AND a.report_date < n.report_date AND a.last_at > n.taken_at) AS is_behind,
+               EXISTS (SELECT FROM reconciliation r WHERE r.subject_type = 'cash' AND r.subject_id = 'cash:' || n.processor
+                       AND r.currency = c.currency AND r.report_date = n.report_date AND r.status = 'break') AS is_known
+        FROM newest n JOIN currencies c USING (processor)
+        LEFT JOIN report_balances b ON (b.processor, b.report_date, b.seq, b.currency::text)
+                                     = (n.processor, n.report_date, n.seq, c.currency)
+    ), dates AS (
+        SELECT *, lag(report_date) OVER w AS before_on, lag(closing_minor) OVER w AS before_minor,
+               lag(is_behind) OVER w AS was_behind, lag(is_known) OVER w AS was_known
+        FROM stated WINDOW w AS (PARTITION BY processor, currency ORDER BY report_date))
+"""
+
 RULES = {
     "only report lines settle and return": TableRule(
         """SELECT format('instruction %s became %s without a report line; ask the processor', e.instruction_id, e.to_state)
@@ -107,25 +141,24 @@ RULES = {
         "SELECT count(*) FROM report_lines",
     ),
     "cash equals the processor's closing balance": TableRule(
-        """WITH newest AS (
-               SELECT DISTINCT ON (processor) processor, report_date, seq FROM report_intakes
-               ORDER BY processor, taken_at DESC, report_date DESC, seq DESC
-           ), reported AS (
-               SELECT n.processor, n.report_date, b.currency::text, b.closing_minor FROM newest n
-               JOIN report_balances b USING (processor, report_date, seq)
-           ), booked AS (
-               SELECT n.processor, n.report_date, e.currency::text, sum(e.debit_minor - e.credit_minor) AS balance
-               FROM newest n JOIN ledger_entries e ON e.account = 'cash:' || n.processor AND e.day <= n.report_date
-               GROUP BY 1, 2, 3
-           )
-           SELECT format('cash:%s on %s: ledger %s %s, closing balance %s; a report was not taken in, or before it grew: '
-                         'run its day again', processor, report_date, coalesce(balance, 0), currency,
-                         coalesce(closing_minor, 0))
-           FROM (SELECT * FROM reported FULL JOIN booked USING (processor, report_date, currency)) d
-           WHERE coalesce(balance, 0) <> coalesce(closing_minor, 0) AND NOT EXISTS (
-               SELECT FROM reconciliation c WHERE c.subject_type = 'cash' AND c.subject_id = 'cash:' || d.processor
-               AND c.currency = d.currency AND c.report_date = d.report_date AND c.status = 'break')""",
+        f"""{_CASH}
+            SELECT format('cash:%s on %s: ledger %s %s, closing balance %s; a report was not taken in, or before it grew: run '
+                          'its day again', processor, report_date, booked_up_to, currency, closing_minor)
+            FROM dates WHERE booked_up_to <> closing_minor AND NOT is_behind AND NOT is_known
+            UNION ALL
+            SELECT format('cash:%s on %s: opening balance %s %s, moved %s, closing balance %s; ask the processor', processor,
+                          report_date, opening_minor, currency, booked, closing_minor)
+            FROM dates WHERE opening_minor + booked <> closing_minor AND NOT is_known
+            UNION ALL
+            SELECT format('cash:%s on %s: opening balance %s %s, closing balance of %s was %s; a report between them was not '
+                          'taken in, or ask the processor', processor, report_date, opening_minor, currency, before_on, before_minor)
+            FROM dates
+            WHERE opening_minor <> before_minor AND NOT (is_behind OR was_behind) AND NOT (is_known OR was_known)""",
         "SELECT count(*) FROM report_balances",
+        f"""{_CASH}
+            SELECT format('cash:%s on %s: ledger %s %s, closing balance %s, and lines of earlier dates were taken in since; take '
+                          'the report in again', processor, report_date, booked_up_to, currency, closing_minor)
+            FROM dates WHERE booked_up_to <> closing_minor AND is_behind AND NOT is_known""",
     ),
     "reconciliation's differences are right": TableRule(
         """SELECT format('%s %s of %s: %s less %s is given as %s (%s), %s days after %s; run the day again', subject_type,

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import psycopg
 
-#: Runs a rule: how many were looked at, and the breaches.
-TableCheck = Callable[[psycopg.Connection], tuple[int, list[str]]]
+from payments_pipeline.verify.found import Found
+
+#: Runs a rule.
+TableCheck = Callable[[psycopg.Connection], Found]
 #: Amount of ledger entry `e`, > 0 owed to its party.
 SIGNED = "(e.credit_minor - e.debit_minor)"
 #: State of each instruction as its last event says, whatever the projection does.
@@ -37,13 +39,19 @@ class TableRule:
     Attributes:
         breaches: gives one text a row: the record, what is wrong with it and what to do.
         checked: counts what was looked at.
+        left_out: gives one text a row: what could not be compared, and why; none where everything can be.
     """
 
     breaches: str
     checked: str
+    left_out: str | None = None
 
-    def __call__(self, connection: psycopg.Connection) -> tuple[int, list[str]]:
-        """Give how many were looked at, and the breaches."""
+    def __call__(self, connection: psycopg.Connection) -> Found:
+        """Run it."""
         row = connection.execute(self.checked.encode()).fetchone()
         assert row is not None
-        return row[0], [text for (text,) in connection.execute(self.breaches.encode()).fetchall()]
+        return Found(row[0], _texts(connection, self.breaches), _texts(connection, self.left_out))
+
+
+def _texts(connection: psycopg.Connection, query: str | None) -> list[str]:
+    return [] if query is None else [text for (text,) in connection.execute(query.encode()).fetchall()]

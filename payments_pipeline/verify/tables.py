@@ -8,6 +8,7 @@ from payments_pipeline.verify import (
     rules_ids,
     rules_ledger,
     rules_lifecycle,
+    rules_postings,
     rules_schema,
     rules_settlement,
 )
@@ -15,6 +16,7 @@ from payments_pipeline.verify.table_rule import TableCheck
 
 TABLE_RULES: dict[str, TableCheck] = {
     **rules_ledger.RULES,
+    **rules_postings.RULES,
     **rules_ids.RULES,
     **rules_claims.RULES,
     **rules_lifecycle.RULES,

@@ -7,10 +7,10 @@ REF_APPROVED = SENT.format("party_id = 'ref' AND state = 'approved'")
 FED = SENT.format("party_id = 'fed'")
 #: A journal of its own, its entries (account, party, currency, debit, credit).
 JOURNAL = """WITH j AS (INSERT INTO journals (journal_id, kind, day, run_id, code_version)
-        VALUES (gen_random_uuid(), 'write_off', '2024-08-17', 'r', '0') RETURNING journal_id)
+        VALUES (gen_random_uuid(), 'match', '2024-08-17', 'r', '0') RETURNING journal_id)
     INSERT INTO ledger_entries
         (entry_id, journal_id, kind, day, account, party_id, currency, debit_minor, credit_minor, is_item)
-    SELECT gen_random_uuid(), journal_id, 'write_off', '2024-08-17', account, party_id, currency, debit, credit, false
+    SELECT gen_random_uuid(), journal_id, 'match', '2024-08-17', account, party_id, currency, debit, credit, false
     FROM j, (VALUES {}) v (account, party_id, currency, debit, credit);"""
 OPEN_ITEM = """INSERT INTO open_items (item_id, next_claim_no, party_id, currency, day, kind, amount_minor)
     SELECT entry_id, 1, party_id, currency, day, kind, credit_minor - debit_minor FROM ledger_entries
@@ -23,6 +23,9 @@ CLAIM_ORDER = "claim n + 1 follows the release of n"
 REPORTS = "report lines are those of the stored reports"
 POSTED = "what is posted is what the shares say"
 ACCRUAL_IDS = "accruals have the id of their key"
+MATCHES = "what is posted of a match is what is stored of it"
+INTAKES = "intakes and balances are those of the stored reports"
+SAYS = "a day's posting says what it posted"
 
 #: Rule, the fault, and the rules that it cannot but break as well.
 FAULTS: list[tuple[str, str, set[str]]] = [
@@ -79,7 +82,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "accruals are posted with their match",
         "DELETE FROM match_postings WHERE match_id = 'm2'",
-        set(),
+        {MATCHES, SAYS},
     ),
     (
         "a match is posted under one day",
@@ -88,7 +91,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
            UPDATE ledger_entries SET day = '2024-08-18'
            WHERE journal_id IN (SELECT journal_id FROM journals WHERE match_id = 'm1' AND posting_no = 2);
            UPDATE open_items o SET day = e.day FROM ledger_entries e WHERE e.entry_id = o.item_id""",
-        {POSTED},
+        {POSTED, SAYS},
     ),
     (
         "revisions posted of a match never go back",
@@ -98,6 +101,21 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "no money is in suspense",
         JOURNAL.format("('loss', NULL, 'GBP', 5, 0), ('suspense', NULL, 'GBP', 0, 5)"),
+        set(),
+    ),
+    (
+        "a match is posted again only as its revision allows",
+        "UPDATE match_postings SET revision = 2 WHERE match_id = 'm1' AND posting_no = 1",
+        set(),
+    ),
+    (
+        "a match is open while its accruals do not net to zero",
+        "UPDATE match_postings SET is_open = false WHERE match_id = 'm2'",
+        set(),
+    ),
+    (
+        SAYS,
+        "UPDATE day_postings SET entries_posted = entries_posted + 1 WHERE match_day = '2024-08-18'",
         set(),
     ),
     (
@@ -303,7 +321,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "cash equals the processor's closing balance",
         "UPDATE report_balances SET closing_minor = closing_minor + 1",
-        set(),
+        {INTAKES},
     ),
     (
         "reconciliation's differences are right",

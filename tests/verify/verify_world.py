@@ -56,6 +56,20 @@ C,v1,2024-01-01,,6,revenue,away_club,remainder,1,,
 C,v1,2024-01-01,,7,match_fee,each_player,charge,300,,
 C,v1,2024-01-01,,8,match_fee,own_club,remainder,1,,
 """
+#: What the matches fall under, as docs/reference/verify.md spells it out.
+RULES_HASH = hashlib.sha256(
+    (
+        '[["C","org","fed",null,"GBP","immediate"],["v1",['
+        + ",".join(
+            f'{{"line_no":{line_no},"pot":"{pot}","recipient":"{recipient}","method":"{method}","value":{value},'
+            f'"cap_minor":{cap or "null"},"statuses":["completed","awarded"]}}'
+            for line_no, pot, recipient, method, value, cap, _ in (
+                line.split(",")[4:] for line in SCHEDULES.splitlines()[1:]
+            )
+        )
+        + "]]]"
+    ).encode()
+).hexdigest()
 
 
 @dataclass
@@ -101,11 +115,13 @@ def share(match_id: str, line_no: int, recipient: str, party_id: str, amount: in
 
 
 def match(match_id: str, day: date, revenue: int, revision: int = 1) -> dict[str, Any]:
+    kicked_off_at = datetime(day.year, day.month, day.day, 15, tzinfo=UTC)
+    content = f'["{match_id}","C",{int(kicked_off_at.timestamp())}000000,"A","B","completed",2,1,null,{revenue}]'
     return {
         "match_id": match_id,
         "competition_id": "C",
         "match_day": day,
-        "kicked_off_at": pd.Timestamp(day, tz="UTC") + pd.Timedelta(hours=15),
+        "kicked_off_at": pd.Timestamp(kicked_off_at),
         "home_club_id": "A",
         "away_club_id": "B",
         "status": "completed",
@@ -117,8 +133,8 @@ def match(match_id: str, day: date, revenue: int, revision: int = 1) -> dict[str
         "currency": "GBP",
         "schedule_version": "v1",
         "payout_policy": "immediate",
-        "content_hash": f"{match_id} {revenue}",
-        "rules_hash": "rules",
+        "content_hash": hashlib.sha256(content.encode()).hexdigest(),
+        "rules_hash": RULES_HASH,
         "source": "a.csv",
         "line_number": 2,
     }
@@ -259,11 +275,14 @@ class World:
         assert row is not None
         return str(row[0])
 
-    def report(self, day: date, lines: list[dict[str, Any]], closing: int) -> None:
+    def report(self, day: date, lines: list[dict[str, Any]], closing: int, opening: int = 0) -> None:
         frame = pd.DataFrame(lines)
-        self.store(schemas.SETTLEMENT_REPORTS, day, frame, {"digest": "d"})
-        balances = pd.DataFrame({"currency": ["GBP"], "opening_minor": [0], "closing_minor": [closing]})
-        taken = take_report_in(self.url, day, "sandbox", frame, balances, "d", frozenset({"pot:C"}), RUN)
+        balances = [{"currency": "GBP", "opening_minor": opening, "closing_minor": closing}]
+        said = {"processor": "sandbox", "digest": f"{len(lines)} lines", "balances": balances}
+        self.store(schemas.SETTLEMENT_REPORTS, day, frame, said)
+        taken = take_report_in(
+            self.url, day, "sandbox", frame, pd.DataFrame(balances), said["digest"], frozenset({"pot:C"}), RUN
+        )
         reconciled = reconcile_day(self.url, day, "sandbox", load_policy(self.settings))
         with connect(self.url) as connection:
             records = Table("payments", schemas.SETTLEMENT_RECORDS)
