@@ -223,7 +223,8 @@ class World:
             name: hashlib.sha256(text.encode()).hexdigest()
             for name, text in (("competitions", COMPETITIONS), ("fee_schedules", SCHEDULES))
         }
-        frames = [pd.DataFrame(matches), participants, pd.DataFrame(shares)]
+        named = pd.DataFrame(shares, columns=schemas.PARTICIPANT_SHARES.names)
+        frames = [pd.DataFrame(matches), participants, named.astype({"line_no": "int64", "amount_minor": "int64"})]
         for schema, frame in zip(
             (schemas.MATCH_RESULTS, schemas.MATCH_PARTICIPANTS, schemas.PARTICIPANT_SHARES), frames, strict=True
         ):
