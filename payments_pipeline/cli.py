@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from payments_pipeline.day_runs import DayRuns, DaySummary
+    from payments_pipeline.domain.proposals import Resolution, WriteOff
     from payments_pipeline.local.stack import Endpoints
+    from payments_pipeline.storage.postgres import RunInfo
 
 _DAY = click.DateTime(formats=["%Y-%m-%d"])
 _json = click.option("--json", "as_json", is_flag=True, help="One object a line on standard output.")
@@ -197,6 +199,133 @@ def status(day: datetime | None, party: str | None, instruction_id: str | None, 
                 _print({"part": part, **row})
     else:
         click.echo(tables_text(parts))
+
+
+@contextmanager
+def _approver() -> Iterator[tuple[str, str, date]]:
+    """Give the database by the approver's own login, by the run-time login, and today in the pipeline's zone."""
+    with _servers(load_settings()) as (settings, endpoints):
+        url = endpoints.approver_url
+        if url is None:
+            raise ConfigurationError(
+                "PAYMENTS_APPROVER_URL is not set: it is the business database by an approver's own login, which the "
+                "pipeline itself never has. Nothing was changed."
+            )
+        yield url, endpoints.postgres_url, datetime.now(settings.zone).date()
+
+
+@commands.command()
+@click.argument("instruction_id")
+@click.option("--digest", help="Of what was looked at, as `status --instruction` shows it; asked for without.")
+@click.option("--reason", default="looked at and approved", show_default=True, help="Kept with the approval.")
+@_json
+def approve(instruction_id: str, digest: str | None, reason: str, as_json: bool) -> None:
+    """Let an instruction that is over its limit pass; by an approver who did not make it."""
+    from payments_pipeline.domain.money import format_minor
+    from payments_pipeline.storage import approvals
+
+    with _approver() as (approver_url, _url, today):
+        row = approvals.looked_at(approver_url, instruction_id)
+        amount = format_minor(row["amount_minor"], row["currency"])
+        words = f"{row['direction']} {amount} {row['currency']}, party {row['party_id']}, sweep of {row['sweep_day']}"
+        if digest is None:
+            if as_json:
+                raise click.UsageError("--json needs --digest: nobody is asked.")
+            items = (row["claims"] or "").count("\n") + 1
+            click.echo(f"{words}, {items} items, made by {row['maker']}, digest {row['digest']}")
+            click.confirm("Approve it?", abort=True)
+            digest = row["digest"]
+        approvals.approve(approver_url, instruction_id, digest, reason, today)
+    _said(
+        as_json,
+        {"instruction_id": instruction_id, "state": "approved"},
+        f"approved: {words}; the next dispatch sends it",
+    )
+
+
+@commands.command()
+@click.argument("identity", metavar="ID")
+@click.option("--reason", required=True, help="Kept with the refusal.")
+@_json
+def refuse(identity: str, reason: str, as_json: bool) -> None:
+    """Refuse ID: an instruction that has not been sent, or a proposal."""
+    from payments_pipeline.storage import approvals
+
+    with _approver() as (approver_url, url, today):
+        if any(row["proposal_id"] == identity for row in approvals.pending(url)):
+            approvals.decide(approver_url, identity, "refused", reason)
+            said = {"proposal_id": identity, "decision": "refused"}, f"refused: proposal {identity}"
+        else:
+            approvals.refuse(approver_url, identity, reason, today)
+            said = (
+                {"instruction_id": identity, "state": "cancelled"},
+                f"refused: instruction {identity} is cancelled; its items are free to sweeps of days after {today}",
+            )
+    _said(as_json, *said)
+
+
+@commands.command()
+@click.argument("proposal_id")
+@click.option("--reason", default="looked at and accepted", show_default=True, help="Kept with the decision.")
+@_json
+def accept(proposal_id: str, reason: str, as_json: bool) -> None:
+    """Accept a proposal that somebody else made, and carry it out."""
+    from payments_pipeline.storage import approvals
+
+    with _approver() as (approver_url, url, today):
+        decided = approvals.decide(approver_url, proposal_id, "accepted", reason)
+        outcome = approvals.carry_out_accepted(url, today, _by_command())
+    waits = outcome.waiting.get(proposal_id)
+    words = f"accepted, and waits: {waits}" if waits else f"accepted and carried out: {decided['kind']} {proposal_id}"
+    _said(as_json, decided | {"carried_out": waits is None, "waits": waits}, words)
+
+
+@commands.command()
+@click.argument("instruction_id")
+@click.option("--as", "to_state", type=click.Choice(["failed", "submitted"]), required=True, help="What became of it.")
+@click.option("--evidence", required=True, help="Where that is written: a ticket, a letter, a statement.")
+@click.option("--reason", default="the processor was asked", show_default=True, help="For who decides.")
+@_json
+def resolve(instruction_id: str, to_state: str, evidence: str, reason: str, as_json: bool) -> None:
+    """Propose what became of an instruction whose outcome is unknown; an approver accepts it."""
+    from payments_pipeline.domain.proposals import Resolution
+
+    _propose(Resolution(instruction_id, to_state, evidence), reason, as_json=as_json)
+
+
+@commands.command("write-off")
+@click.option("--party", required=True, help="Who owes.")
+@click.option("--currency", required=True, help="ISO 4217.")
+@click.option("--amount-minor", type=click.IntRange(min=1), required=True, help="Minor units of the currency.")
+@click.option("--reason", required=True, help="Why it will not be recovered.")
+@_json
+def write_off(party: str, currency: str, amount_minor: int, reason: str, as_json: bool) -> None:
+    """Propose to write off what a party owes; an approver accepts it."""
+    from payments_pipeline.domain.proposals import WriteOff
+
+    _propose(WriteOff(party, currency, amount_minor), reason, as_json=as_json)
+
+
+def _propose(proposal: Resolution | WriteOff, reason: str, *, as_json: bool) -> None:
+    from payments_pipeline.storage import approvals
+
+    with _servers(load_settings()) as (_settings, endpoints):
+        identity = approvals.propose(endpoints.postgres_url, proposal, reason, getpass.getuser())
+    words = f"proposed: an approver other than {getpass.getuser()} runs `payments-pipeline accept {identity}`"
+    _said(as_json, {"proposal_id": identity, "decision": None}, words)
+
+
+def _by_command() -> RunInfo:
+    from payments_pipeline.storage.postgres import RunInfo
+
+    return RunInfo(run_id="command line", code_version=code_version(), maker=getpass.getuser())
+
+
+def _said(as_json: bool, row: dict[str, Any], words: str) -> None:
+    if as_json:
+        _print(row)
+    else:
+        click.echo(words)
 
 
 @commands.command()

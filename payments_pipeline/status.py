@@ -46,9 +46,26 @@ _POSTING_BREAKS = """
       AND (%(day)s::date IS NULL OR b.match_day = %(day)s)
     ORDER BY b.match_day DESC, b.match_id LIMIT 100
 """
+_HELD = """
+    SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.maker,
+           i.created_at + make_interval(days => i.approval_days) AS approve_until
+    FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
+    WHERE s.state = 'held' AND (%(party)s::text IS NULL OR i.party_id = %(party)s)
+      AND (%(day)s::date IS NULL OR i.sweep_day = %(day)s)
+    ORDER BY i.sweep_day, i.party_id, i.currency LIMIT 100
+"""
+_PROPOSALS = """
+    SELECT p.proposal_id, p.kind, p.content, p.reason, p.maker, p.proposed_at, d.decision, d.actor
+    FROM proposals p LEFT JOIN proposal_decisions d USING (proposal_id) LEFT JOIN journals j USING (proposal_id)
+    LEFT JOIN instruction_states s
+        ON p.kind = 'resolution' AND s.instruction_id = (p.content ->> 'instruction_id')::uuid
+    WHERE d.decision IS NULL
+       OR d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL OR s.state = 'unknown')
+    ORDER BY p.proposed_at, p.proposal_id LIMIT 100
+"""
 _INSTRUCTION = """
     SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, s.state,
-           i.policy_version, i.maker, i.run_id
+           i.digest, i.policy_version, i.maker, i.run_id
     FROM payout_instructions i JOIN instruction_states s USING (instruction_id) WHERE i.instruction_id = %(id)s
 """
 _EVENTS = """
@@ -71,11 +88,11 @@ Rows = list[dict[str, Any]]
 
 
 def overall(url: str, *, day: date | None = None, party: str | None = None) -> dict[str, Rows]:
-    """Give open items, instructions, posting breaks and reconciliation breaks, narrowed to a day or a party."""
+    """Give open items, instructions, what waits for an approver, and breaks, narrowed to a day or a party."""
     parameters = {"day": day, "party": party}
-    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS}
+    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD}
     if party is None:
-        parts |= {"posting_breaks": _POSTING_BREAKS, "reconciliation_breaks": _BREAKS}
+        parts |= {"proposals": _PROPOSALS, "posting_breaks": _POSTING_BREAKS, "reconciliation_breaks": _BREAKS}
     found = _read(url, parts, parameters)
     for row in found["open_items"]:
         row["words"] = (

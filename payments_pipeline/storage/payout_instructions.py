@@ -179,6 +179,7 @@ def _write(
             processor=processor,
             policy_version=policy.version,
             maker=run.maker,
+            approval_days=made["state"].map({str(State.HELD): policy.approval.expires_days}).astype("Int64"),
             run_id=run.run_id,
             code_version=run.code_version,
         ),

@@ -29,6 +29,8 @@ APPEND_ONLY = (
     "settlement_records",
     "alerts",
     "alert_deliveries",
+    "proposals",
+    "proposal_decisions",
 )
 #: What only triggers, or a migration, may write.
 WRITTEN_BY_NO_LOGIN = ("open_items", "instruction_states", "lifecycle")
@@ -41,6 +43,7 @@ _CHECKED = {
     "claim_releases": "check_claim_releases",
     "instruction_events": "check_instruction_events",
     "payout_attempts": "check_payout_attempts",
+    "proposal_decisions": "check_proposal_decisions",
 }
 
 # Bits of pg_trigger.tgtype: 1 row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.

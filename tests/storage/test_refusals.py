@@ -16,7 +16,7 @@ APPEND_ONLY = [
     "day_postings", "posting_breaks", "match_postings", "journals", "ledger_entries", "sweeps", "sweep_deferrals",
     "payout_instructions", "instruction_claims", "claim_releases", "lifecycle", "instruction_events", "payout_attempts",
     "payout_attempt_outcomes", "report_intakes", "report_balances", "report_lines", "settlement_records", "alerts",
-    "alert_deliveries",
+    "alert_deliveries", "proposals", "proposal_decisions",
 ]  # fmt: skip
 PARTIES = parties_frame(a="active", b="active", c="on_hold")
 SKIPPED = [pair for pair in itertools.product([None, *State], State) if pair not in TRANSITIONS]
@@ -223,9 +223,10 @@ def test_an_instruction_without_items_cannot_be_born(runtime):
 def _event(connection, instruction, seq, before, after):
     connection.execute(
         """INSERT INTO instruction_events
-               (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id)
-           VALUES (%s, %s, %s, %s, %s, 'x', 'x', 'x')""",
-        (instruction, seq, before, after, DAY),
+               (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id, evidence)
+           SELECT %s, %s, %s, %s, %s, session_user, 'x', 'x', jsonb_build_object('digest', (
+               SELECT digest FROM payout_instructions WHERE instruction_id = %s))""",
+        (instruction, seq, before, after, DAY, instruction),
     )
 
 

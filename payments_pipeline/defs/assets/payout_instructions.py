@@ -1,11 +1,14 @@
 """`payout_instructions`: the day's sweep."""
 
+from datetime import datetime
+
 import dagster as dg
 
 from payments_pipeline.defs.check_results import check_result, check_spec
 from payments_pipeline.defs.resources import Inputs, MoneyZone, PayoutGateway, partition_day, run_info
 from payments_pipeline.domain.payout_instructions import WAIT_WORDS, WaitReason
 from payments_pipeline.storage import checks
+from payments_pipeline.storage.approvals import carry_out_accepted
 from payments_pipeline.storage.payout_instructions import sweep_day_items
 
 NAME = "payout_instructions"
@@ -44,6 +47,7 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
     ) -> dg.MaterializeResult:
         day = partition_day(context)
         parties = inputs.reference().parties.frame
+        decided = carry_out_accepted(money_zone.url, datetime.now(inputs.zone).date(), run_info(context))
         swept = sweep_day_items(money_zone.url, day, parties, gateway.name, money_zone.policy, run_info(context))
         tables = checks.DayTables(money_zone.url, day)
         made = swept.plan.instructions
@@ -60,6 +64,7 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
             metadata={
                 "instructions_created": len(made),
                 "cancelled": swept.cancelled,
+                "proposals_carried_out": len(decided.done),
                 "open_items": swept.open_items,
                 **{
                     f"{row['direction']}_minor {row['currency']}": int(row["amount_minor"])

@@ -1,0 +1,101 @@
+"""Proposals: what one person asks for and another decides, as values.
+
+Belongs here: what a proposal says, its id, what it posts. Does not belong here: who may decide, tables.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import date
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from payments_pipeline.domain.ids import business_id
+from payments_pipeline.domain.payout_submissions import movement_lines
+
+
+class ProposalKind(StrEnum):
+    """What is asked for."""
+
+    WRITE_OFF = "write_off"
+    RESOLUTION = "resolution"
+
+
+@dataclass(frozen=True)
+class WriteOff:
+    """A debt of a party that will not be recovered.
+
+    Attributes:
+        party_id: who owes.
+        currency: ISO 4217.
+        amount_minor: > 0, minor units of currency.
+    """
+
+    party_id: str
+    currency: str
+    amount_minor: int
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What became of an instruction whose outcome is unknown, as a person found out.
+
+    Attributes:
+        instruction_id: the instruction.
+        to_state: `failed` where the processor never carried it out, `submitted` where it has it.
+        evidence: where that is written: a ticket, a letter, a statement.
+    """
+
+    instruction_id: str
+    to_state: str
+    evidence: str
+
+
+def proposal_id(kind: ProposalKind, content: dict[str, Any], n: int) -> str:
+    """Give the id of the n-th proposal (from 1) that says the same; asked twice before a decision it is one."""
+    return business_id("proposal", kind, json.dumps(content, sort_keys=True, separators=(",", ":")), n)
+
+
+def write_off_entries(accepted: str, write_off: WriteOff, day: date) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Post an accepted write-off: a loss of ours, and an item that the party's debt is netted with.
+
+    Args:
+        accepted: the proposal's id.
+        write_off: what was accepted.
+        day: day of the act.
+
+    Returns:
+        The journal (journal_id, kind, day, proposal_id) and its entries.
+    """
+    kind = str(ProposalKind.WRITE_OFF)
+    journals = pd.DataFrame(
+        {"journal_id": [business_id(kind, accepted)], "kind": [kind], "day": [day], "proposal_id": [accepted]}
+    )
+    amount, nothing = np.array([write_off.amount_minor]), np.array([0])
+    currency = pd.Series([write_off.currency], dtype=object)
+    loss = movement_lines(
+        journals["journal_id"],
+        kind,
+        day,
+        account="loss",
+        party_id=None,
+        currency=currency,
+        debit_minor=amount,
+        credit_minor=nothing,
+    )
+    item = movement_lines(
+        journals["journal_id"],
+        kind,
+        day,
+        account=f"party:{write_off.party_id}",
+        party_id=write_off.party_id,
+        currency=currency,
+        debit_minor=nothing,
+        credit_minor=amount,
+        is_item=True,
+    )
+    return journals, pd.concat([loss, item], ignore_index=True)

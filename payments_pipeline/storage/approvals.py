@@ -1,0 +1,355 @@
+"""The store of what people decide: approvals, refusals, proposals and decisions, and carrying out what was accepted.
+
+Belongs here: SQL, and under which login. Does not belong here: what a proposal says (`domain.proposals`), prompts. Who
+may decide what is Postgres's to refuse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+from uuid import UUID
+
+import pandas as pd
+import psycopg
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+from payments_pipeline.domain.errors import ConfigurationError, ConflictError, PaymentsError
+from payments_pipeline.domain.lifecycle import UNSENT, State
+from payments_pipeline.domain.payout_instructions import instruction_digest
+from payments_pipeline.domain.proposals import ProposalKind, Resolution, WriteOff, proposal_id, write_off_entries
+from payments_pipeline.storage.payout_instructions import cancel, write_events
+from payments_pipeline.storage.payout_submissions import resolve
+from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, transaction_lock
+
+Row = dict[str, Any]
+
+
+class NotApprovedError(PaymentsError):
+    """An approval, refusal, proposal or decision was not taken; says why, and that nothing was changed."""
+
+
+@dataclass(frozen=True)
+class CarriedOut:
+    """What came of accepted proposals.
+
+    Attributes:
+        done: ids of those carried out now.
+        waiting: ids of those that no longer fit what is stored, and why; they are looked at again by the next run.
+    """
+
+    done: tuple[str, ...]
+    waiting: dict[str, str]
+
+
+_HELD = """
+    SELECT i.instruction_id::text, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.token, i.digest,
+           i.maker, s.state, s.seq, i.created_at + make_interval(days => i.approval_days) AS approve_until,
+           (SELECT string_agg(c.item_id || ':' || c.claim_no, E'\\n' ORDER BY c.item_id::text COLLATE "C", c.claim_no)
+            FROM instruction_claims c WHERE c.instruction_id = i.instruction_id) AS claims
+    FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
+"""
+_PENDING = """
+    SELECT p.proposal_id::text, p.kind, p.content, p.reason, p.maker, p.proposed_at
+    FROM proposals p LEFT JOIN proposal_decisions d USING (proposal_id) WHERE d.proposal_id IS NULL
+    ORDER BY p.proposed_at, p.proposal_id
+"""
+#: Accepted and not carried out: no journal of it, or its instruction is still unknown.
+_ACCEPTED = """
+    SELECT p.proposal_id::text, p.kind, p.content, p.maker, d.actor
+    FROM proposals p JOIN proposal_decisions d USING (proposal_id)
+    LEFT JOIN journals j USING (proposal_id)
+    LEFT JOIN instruction_states s
+        ON p.kind = 'resolution' AND s.instruction_id = (p.content ->> 'instruction_id')::uuid
+    WHERE d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL
+                                       OR p.kind = 'resolution' AND s.state = 'unknown')
+    ORDER BY d.decided_at, p.proposal_id
+"""
+
+
+def held(url: str) -> list[Row]:
+    """Give the instructions that wait for an approver, oldest first."""
+    return _read(url, _HELD + "WHERE s.state = 'held' ORDER BY i.sweep_day, i.party_id, i.currency", ())
+
+
+def pending(url: str) -> list[Row]:
+    """Give the proposals that nobody has decided, oldest first."""
+    return _read(url, _PENDING, ())
+
+
+def looked_at(url: str, instruction_id: str) -> Row:
+    """Give an instruction as an approver must see it.
+
+    Raises:
+        NotApprovedError: there is none of this id, or what is stored of it is not what its digest says.
+    """
+    found = _read(url, _HELD + "WHERE i.instruction_id = %s", (_uuid(instruction_id),))
+    if not found:
+        raise NotApprovedError(f"there is no instruction {instruction_id}. Nothing was changed.")
+    row = found[0]
+    digest = instruction_digest(
+        party_id=row["party_id"],
+        token=row["token"],
+        currency=row["currency"],
+        direction=row["direction"],
+        amount_minor=row["amount_minor"],
+        claims=row["claims"] or "",
+    )
+    if digest != row["digest"]:
+        raise NotApprovedError(
+            f"instruction {instruction_id} is not what it was made as: its party, token, currency, amount and items "
+            f"give digest {digest}, and it has {row['digest']}. Nothing was approved. Run `payments-pipeline verify`."
+        )
+    return row
+
+
+def approve(approver_url: str, instruction_id: str, digest: str, reason: str, today: date) -> Row:
+    """Let an instruction over its limit pass, by the approver whose login `approver_url` is.
+
+    Args:
+        approver_url: business database, by the approver's own login.
+        instruction_id: what to approve; approved already by the same login is a no-op.
+        digest: of what the approver looked at.
+        reason: kept with the event.
+        today: calendar day of the act.
+
+    Raises:
+        NotApprovedError: it is not held, has another digest, has expired, or the login may not; nothing was changed.
+    """
+    row = looked_at(approver_url, instruction_id)
+    if digest != row["digest"]:
+        raise NotApprovedError(
+            f"instruction {instruction_id} has digest {row['digest']}, and {digest} was looked at. Nothing was "
+            "approved. Look at it again."
+        )
+    with _deciding(approver_url) as (cursor, login):
+        state, seq, last_actor = _state(cursor, instruction_id)
+        if state == State.APPROVED and last_actor == login:
+            return row
+        if state != State.HELD:
+            raise NotApprovedError(f"instruction {instruction_id} is {state}, not held. Nothing was approved.")
+        event = pd.DataFrame([{"instruction_id": instruction_id, "seq": seq + 1}], dtype=object)
+        write_events(
+            cursor,
+            event.assign(
+                from_state=str(State.HELD),
+                to_state=str(State.APPROVED),
+                actor=login,
+                reason=reason,
+                evidence=f'{{"digest": "{digest}"}}',
+            ),
+            today,
+            _by_hand(login),
+        )
+    return row
+
+
+def refuse(approver_url: str, instruction_id: str, reason: str, today: date) -> None:
+    """Cancel an instruction that has not been sent; its items are free to sweeps of later days.
+
+    Raises:
+        NotApprovedError: it was sent, is cancelled already, or the login may not; nothing was changed.
+    """
+    with _deciding(approver_url) as (cursor, login):
+        state, seq, _ = _state(cursor, instruction_id)
+        if state not in UNSENT:
+            raise NotApprovedError(
+                f"instruction {instruction_id} is {state}: only what has not been sent can be refused. Nothing was "
+                "changed."
+            )
+        cancel(
+            cursor,
+            [(instruction_id, state, seq)],
+            day=today,
+            actor=login,
+            reason=reason,
+            by_sweep=False,
+            run=_by_hand(login),
+        )
+
+
+def propose(url: str, proposal: WriteOff | Resolution, reason: str, maker: str) -> str:
+    """Ask for something that another person decides; asked again before the decision it is the same proposal.
+
+    Args:
+        url: business database, by the run-time login.
+        proposal: what is asked for.
+        reason: why, for who decides.
+        maker: who asks.
+
+    Returns:
+        The proposal's id.
+
+    Raises:
+        NotApprovedError: the party owes less, or the instruction's outcome is known or not yet given up on.
+    """
+    kind = ProposalKind.WRITE_OFF if isinstance(proposal, WriteOff) else ProposalKind.RESOLUTION
+    content = dataclasses.asdict(proposal)
+    with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        fault = _fault(cursor, proposal)
+        if fault:
+            raise NotApprovedError(f"{fault} Nothing was proposed.")
+        decided = cursor.execute(
+            """SELECT count(*) FROM proposals JOIN proposal_decisions USING (proposal_id)
+               WHERE kind = %s AND content = %s""",
+            (str(kind), Jsonb(content)),
+        ).fetchone()
+        assert decided is not None
+        identity = proposal_id(kind, content, decided[0] + 1)
+        cursor.execute(
+            """INSERT INTO proposals (proposal_id, kind, content, reason, maker) VALUES (%s, %s, %s, %s, %s)
+               ON CONFLICT DO NOTHING""",
+            (identity, str(kind), Jsonb(content), reason, maker),
+        )
+    return identity
+
+
+def decide(approver_url: str, identity: str, decision: str, reason: str) -> Row:
+    """Accept or refuse a proposal, by the approver whose login `approver_url` is; the same decision again is a no-op.
+
+    Args:
+        approver_url: business database, by the approver's own login.
+        identity: the proposal.
+        decision: `accepted` or `refused`.
+        reason: kept with the decision.
+
+    Raises:
+        NotApprovedError: there is none of this id, it is decided otherwise, or the login may not; nothing was changed.
+    """
+    with _deciding(approver_url) as (cursor, login):
+        row = cursor.execute(
+            """SELECT p.kind, p.content, p.maker, d.decision FROM proposals p LEFT JOIN proposal_decisions d
+               USING (proposal_id) WHERE p.proposal_id = %s""",
+            (_uuid(identity),),
+        ).fetchone()
+        if row is None:
+            raise NotApprovedError(f"there is no proposal {identity}. Nothing was changed.")
+        kind, content, maker, already = row
+        if already not in (None, decision):
+            raise NotApprovedError(f"proposal {identity} is {already} already: a decision stands. Nothing was changed.")
+        if already is None:
+            cursor.execute(
+                "INSERT INTO proposal_decisions (proposal_id, decision, reason, actor) VALUES (%s, %s, %s, %s)",
+                (identity, decision, reason, login),
+            )
+    return {"proposal_id": identity, "kind": kind, "content": content, "maker": maker, "decision": decision}
+
+
+def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
+    """Carry out every accepted proposal once; what was carried out before is left alone.
+
+    Args:
+        url: business database, by the run-time login.
+        today: calendar day of the act.
+        run: who carries it out.
+    """
+    done, waiting = [], {}
+    with connect(url) as connection:
+        for row in connection.execute(_ACCEPTED.encode()).fetchall():
+            identity, kind, content, maker, approver = row
+            with connection.transaction(), connection.cursor() as cursor:
+                transaction_lock(cursor, Lock.INSTRUCTIONS)
+                if not any(identity == again[0] for again in cursor.execute(_ACCEPTED.encode()).fetchall()):
+                    continue  # somebody else carried it out meanwhile
+                proposal = WriteOff(**content) if kind == ProposalKind.WRITE_OFF else Resolution(**content)
+                fault = _fault(cursor, proposal)
+                if fault:
+                    waiting[identity] = fault
+                    continue
+                if isinstance(proposal, WriteOff):
+                    journals, entries = write_off_entries(identity, proposal, today)
+                    copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
+                    copy_frame(cursor, "ledger_entries", entries)
+                else:
+                    words = f"{proposal.evidence}: proposed by {maker}, accepted by {approver} (proposal {identity})"
+                    answer = {"instruction_id": proposal.instruction_id, "to_state": proposal.to_state, "reason": words}
+                    resolve(connection, today, pd.DataFrame([answer], dtype=object), run)
+                done.append(identity)
+    return CarriedOut(tuple(done), waiting)
+
+
+def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution) -> str:
+    """Say why a proposal does not fit what is stored; empty where it does."""
+    if isinstance(proposal, WriteOff):
+        row = cursor.execute(
+            "SELECT coalesce(-sum(amount_minor), 0)::bigint FROM open_items WHERE party_id = %s AND currency = %s",
+            (proposal.party_id, proposal.currency),
+        ).fetchone()
+        assert row is not None
+        if not 0 < proposal.amount_minor <= row[0]:
+            return (
+                f"{proposal.party_id} owes {max(row[0], 0)} {proposal.currency} (minor units) in open items, and "
+                f"{proposal.amount_minor} is to be written off."
+            )
+        return ""
+    found = cursor.execute(
+        """SELECT s.state, a.not_after, a.not_after < clock_timestamp() FROM instruction_states s
+           JOIN LATERAL (SELECT not_after FROM payout_attempts p WHERE p.instruction_id = s.instruction_id
+                         ORDER BY attempt_no DESC LIMIT 1) a ON true
+           WHERE s.instruction_id = %s""",
+        (_uuid(proposal.instruction_id),),
+    ).fetchone()
+    if found is None:
+        return f"there is no instruction {proposal.instruction_id} that was sent."
+    state, not_after, is_past = found
+    if state != State.UNKNOWN:
+        return f"instruction {proposal.instruction_id} is {state}: only an unknown outcome is resolved by hand."
+    if proposal.to_state == State.FAILED and not is_past:
+        return (
+            f"instruction {proposal.instruction_id} may still be sent until {not_after:%Y-%m-%d %H:%M:%S %Z}: a "
+            "dispatch asks about it."
+        )
+    return ""
+
+
+@contextmanager
+def _deciding(approver_url: str) -> Iterator[tuple[psycopg.Cursor[Any], str]]:
+    """Open a transaction under an approver's login that holds the lock of instructions; give its cursor and the login.
+
+    What Postgres refuses is said in its own words.
+    """
+    try:
+        with connect(approver_url) as connection, connection.transaction(), connection.cursor() as cursor:
+            transaction_lock(cursor, Lock.INSTRUCTIONS)
+            row = cursor.execute("SELECT session_user").fetchone()
+            assert row is not None
+            yield cursor, row[0]
+    except (psycopg.errors.InsufficientPrivilege, psycopg.errors.RestrictViolation) as error:
+        raise NotApprovedError(f"{str(error).strip()}. Nothing was changed.") from error
+    except psycopg.errors.UniqueViolation as error:
+        raise ConflictError(f"{str(error).strip()}. Somebody else was faster; nothing was changed.") from error
+
+
+def _state(cursor: psycopg.Cursor[Any], instruction_id: str) -> tuple[str, int, str]:
+    row = cursor.execute(
+        """SELECT s.state, s.seq, e.actor
+           FROM instruction_states s JOIN instruction_events e USING (instruction_id, seq)
+           WHERE s.instruction_id = %s""",
+        (_uuid(instruction_id),),
+    ).fetchone()
+    if row is None:
+        raise NotApprovedError(f"there is no instruction {instruction_id}. Nothing was changed.")
+    state, seq, actor = row
+    return str(state), int(seq), str(actor)
+
+
+def _by_hand(login: str) -> RunInfo:
+    return RunInfo(run_id=f"by {login}", code_version="", maker=login)
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise ConfigurationError(f"{text!r} is no id: it is a UUID, as `payments-pipeline status` shows it.") from None
+
+
+def _read(url: str, query: str, parameters: tuple[object, ...]) -> list[Row]:
+    with connect(url) as connection, connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(query.encode(), parameters).fetchall()

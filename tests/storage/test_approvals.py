@@ -1,0 +1,316 @@
+"""Approving by login what was looked at, in time, never by its maker; proposals that a second person decides."""
+
+import datetime as dt
+import json
+
+import psycopg
+import pytest
+from money_zone import DAY, RUN, FakeProcessor, MoneyZone, parties_frame, policy
+from psycopg import errors
+
+from payments_pipeline.domain.errors import PayoutOutcomeUnknownError
+from payments_pipeline.domain.proposals import Resolution, WriteOff
+from payments_pipeline.processors.base import LookUp, LookUpStatus
+from payments_pipeline.storage import approvals
+from payments_pipeline.storage.approvals import NotApprovedError
+
+PARTIES = parties_frame(a="active", b="active")
+LIMITED = policy(instruction_limit_minor=1000)
+TODAY = dt.date(2024, 8, 19)
+APPROVER = "payments_approver_demo"
+
+
+@pytest.fixture
+def zone(database) -> MoneyZone:
+    """Held for b (5000), approved for a (600)."""
+    zone = MoneyZone(database.url)
+    zone.owe(a=600, b=5000)
+    zone.sweep(PARTIES, policy=LIMITED)
+    return zone
+
+
+def by_hand(url: str, statement: str, *parameters: object) -> None:
+    with psycopg.connect(url, autocommit=True, options="-c search_path=payments") as connection:
+        connection.execute(statement.encode(), parameters)
+
+
+def as_it_stood(database, statement: str, *parameters: object) -> None:
+    """Change what no login may change, to stand where time or a fault would have led."""
+    with psycopg.connect(database.superuser_url, autocommit=True, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(statement.encode(), parameters)
+
+
+def digest(zone: MoneyZone, instruction_id: str) -> str:
+    found: str = zone.value("SELECT digest FROM payout_instructions WHERE instruction_id = %s", instruction_id)
+    return found
+
+
+EVENT = """INSERT INTO instruction_events
+               (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, evidence, run_id)
+           VALUES (%s, 3, 'held', 'approved', %s, %s, 'x', %s, 'x')"""
+
+
+# Approving an instruction --------------------------------------------------------------------------------------------
+
+
+def test_what_was_looked_at_is_approved_and_sent_once(zone, database):
+    instruction = zone.instruction("b")
+    assert [row["instruction_id"] for row in approvals.held(database.url)] == [instruction]
+    for _ in range(2):
+        approvals.approve(database.approver_url, instruction, digest(zone, instruction), "checked", TODAY)
+    assert zone.rows("SELECT actor, login, reason FROM instruction_events WHERE to_state = 'approved' AND seq = 3") == [
+        (APPROVER, APPROVER, "checked")
+    ]
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor, policy=LIMITED)
+    assert sorted(key for key, _ in processor.requests) == sorted([instruction, zone.instruction("a")])
+    assert approvals.held(database.url) == []
+
+
+def test_another_digest_than_that_of_what_is_stored_approves_nothing(zone, database):
+    instruction = zone.instruction("b")
+    with pytest.raises(NotApprovedError, match="Nothing was approved"):
+        approvals.approve(database.approver_url, instruction, "0" * 64, "x", TODAY)
+    with pytest.raises(errors.InsufficientPrivilege, match="looked at"):
+        by_hand(database.approver_url, EVENT, instruction, TODAY, APPROVER, json.dumps({"digest": "0"}))
+    assert zone.states()[f"b {DAY}"] == "held"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE payout_instructions SET amount_minor = 5001",
+        "UPDATE payout_instructions SET token = 'another'",
+        "UPDATE payout_instructions SET party_id = 'c'",
+        "UPDATE payout_instructions SET currency = 'EUR'",
+        "UPDATE payout_instructions SET direction = 'debit'",
+        "DELETE FROM instruction_claims",
+    ],
+)
+def test_an_approval_is_bound_to_party_token_currency_amount_and_items(zone, database, change):
+    instruction = zone.instruction("b")
+    known = digest(zone, instruction)
+    as_it_stood(database, f"{change} WHERE instruction_id = %s", instruction)
+    with pytest.raises(NotApprovedError, match="not what it was made as"):
+        approvals.approve(database.approver_url, instruction, known, "x", TODAY)
+
+
+def test_the_run_time_login_approves_nothing(zone, database):
+    instruction = zone.instruction("b")
+    with pytest.raises(NotApprovedError, match="only a login of payments_approver"):
+        approvals.approve(database.url, instruction, digest(zone, instruction), "x", TODAY)
+    assert zone.states()[f"b {DAY}"] == "held"
+
+
+def test_nobody_approves_what_they_made_themselves(zone, database):
+    instruction = zone.instruction("b")
+    as_it_stood(database, "UPDATE payout_instructions SET maker = %s", APPROVER)
+    with pytest.raises(NotApprovedError, match=f"made by {APPROVER}"):
+        approvals.approve(database.approver_url, instruction, digest(zone, instruction), "x", TODAY)
+
+
+def test_an_approver_does_not_approve_in_another_name(zone, database):
+    instruction = zone.instruction("b")
+    evidence = json.dumps({"digest": digest(zone, instruction)})
+    with pytest.raises(errors.InsufficientPrivilege, match="by somebody"):
+        by_hand(database.approver_url, EVENT, instruction, TODAY, "somebody", evidence)
+
+
+def test_an_approval_comes_in_time_or_not_at_all(zone, database):
+    instruction = zone.instruction("b")
+    days = LIMITED.approval.expires_days
+    assert zone.value("SELECT approval_days FROM payout_instructions WHERE instruction_id = %s", instruction) == days
+    assert zone.value("SELECT approval_days FROM payout_instructions WHERE party_id = 'a'") is None
+    as_it_stood(database, f"UPDATE payout_instructions SET created_at = now() - interval '{days} days 1 second'")
+    with pytest.raises(NotApprovedError, match="to be approved until"):
+        approvals.approve(database.approver_url, instruction, digest(zone, instruction), "x", TODAY)
+
+
+@pytest.mark.parametrize("state", ["submitting", "cancelled", "netted", "held"])
+def test_an_approver_takes_an_instruction_nowhere_but_to_approved_or_cancelled(zone, database, state):
+    statement = """INSERT INTO instruction_events
+                       (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id)
+                   VALUES (%s, 3, 'approved', %s, %s, %s, 'x', 'x')"""
+    parameters = (zone.instruction("a"), state, TODAY, APPROVER)
+    if state == "cancelled":
+        by_hand(database.approver_url, statement, *parameters)
+        return
+    with pytest.raises((errors.InsufficientPrivilege, errors.RestrictViolation)):
+        by_hand(database.approver_url, statement, *parameters)
+
+
+# Refusing an instruction ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("party", ["a", "b"])
+def test_what_is_refused_is_cancelled_and_its_items_wait_for_a_later_day(zone, database, party):
+    instruction = zone.instruction(party)
+    approvals.refuse(database.approver_url, instruction, "contract ended", TODAY)
+    assert zone.states()[f"{party} {DAY}"] == "cancelled"
+    assert zone.sweep(PARTIES, TODAY, LIMITED).plan.claims.empty
+    later = zone.sweep(PARTIES, TODAY + dt.timedelta(days=1), LIMITED)
+    assert later.plan.instructions["party_id"].tolist() == [party]
+    with pytest.raises(NotApprovedError, match="only what has not been sent"):
+        approvals.refuse(database.approver_url, instruction, "again", TODAY)
+    assert zone.party_balances_disagree() == []
+
+
+def test_what_was_sent_is_not_refused(zone, database):
+    zone.dispatch(PARTIES, FakeProcessor())
+    with pytest.raises(NotApprovedError, match="is submitted"):
+        approvals.refuse(database.approver_url, zone.instruction("a"), "x", TODAY)
+
+
+# Write-offs ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def owing(database) -> MoneyZone:
+    """d owes 700 and has nothing to collect it from."""
+    zone = MoneyZone(database.url)
+    zone.owe(d=-700)
+    zone.sweep(parties_frame(d={"collection_token": None}))
+    return zone
+
+
+def test_an_accepted_write_off_is_posted_once_and_netted_with_the_debt(owing, database):
+    asked = WriteOff("d", "GBP", 700)
+    proposal = approvals.propose(database.url, asked, "insolvent", "maker")
+    assert approvals.propose(database.url, asked, "insolvent", "maker") == proposal
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+    approvals.decide(database.approver_url, proposal, "accepted", "seen the letter")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == (proposal,)
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+    assert owing.balances() == {"loss": 700, "suspense": -700}
+    assert owing.open_items() == {"d": 0}
+    swept = owing.sweep(parties_frame(d="active"), TODAY + dt.timedelta(days=1))
+    assert swept.plan.instructions["state"].tolist() == ["netted"]
+    assert owing.open_items() == {}
+
+
+def test_a_refused_write_off_posts_nothing_and_may_be_asked_for_again(owing, database):
+    first = approvals.propose(database.url, WriteOff("d", "GBP", 700), "insolvent", "maker")
+    approvals.decide(database.approver_url, first, "refused", "no proof")
+    with pytest.raises(NotApprovedError, match="refused already"):
+        approvals.decide(database.approver_url, first, "accepted", "changed my mind")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+    second = approvals.propose(database.url, WriteOff("d", "GBP", 700), "here is the proof", "maker")
+    assert second != first
+    assert [row["proposal_id"] for row in approvals.pending(database.url)] == [second]
+
+
+@pytest.mark.parametrize(("party", "amount"), [("d", 701), ("a", 1)])
+def test_no_more_is_written_off_than_is_owed(owing, database, party, amount):
+    with pytest.raises(NotApprovedError, match="Nothing was proposed"):
+        approvals.propose(database.url, WriteOff(party, "GBP", amount), "x", "maker")
+
+
+def test_a_write_off_that_no_longer_fits_waits_and_says_so(owing, database):
+    proposals = [approvals.propose(database.url, WriteOff("d", "GBP", amount), "x", "maker") for amount in (600, 500)]
+    for proposal in proposals:
+        approvals.decide(database.approver_url, proposal, "accepted", "x")
+    outcome = approvals.carry_out_accepted(database.url, TODAY, RUN)
+    assert outcome.done == (proposals[0],)
+    assert "owes 100" in outcome.waiting[proposals[1]]
+    assert owing.open_items() == {"d": -100}
+
+
+def test_nobody_decides_what_they_propose_themselves(owing, database):
+    proposal = approvals.propose(database.url, WriteOff("d", "GBP", 700), "x", APPROVER)
+    with pytest.raises(NotApprovedError, match="cannot be decided"):
+        approvals.decide(database.approver_url, proposal, "accepted", "x")
+    with pytest.raises(NotApprovedError, match="permission denied"):
+        approvals.decide(database.url, proposal, "accepted", "x")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+
+
+@pytest.mark.parametrize("decision", [None, "refused"])
+def test_a_write_off_that_nobody_accepted_is_refused_by_postgres(owing, database, decision):
+    proposal = approvals.propose(database.url, WriteOff("d", "GBP", 700), "x", "maker")
+    if decision:
+        approvals.decide(database.approver_url, proposal, decision, "x")
+    post = """WITH made AS (
+                  INSERT INTO journals (journal_id, kind, day, proposal_id, run_id, code_version)
+                  VALUES (gen_random_uuid(), 'write_off', %(day)s, %(proposal)s, 'x', 'x') RETURNING journal_id)
+              SELECT journal_id FROM made"""
+    lines = """INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, party_id, currency, debit_minor,
+                   credit_minor, is_item)
+               VALUES (gen_random_uuid(), %(journal)s, 'write_off', %(day)s, 'loss', NULL, 'GBP', %(minor)s, 0,
+                       false),
+                      (gen_random_uuid(), %(journal)s, 'write_off', %(day)s, 'party:d', 'd', 'GBP', 0, %(minor)s,
+                       true)"""
+
+    def by_runtime(minor: int) -> None:
+        with psycopg.connect(database.url, options="-c search_path=payments") as connection:
+            found = connection.execute(post, {"day": TODAY, "proposal": proposal}).fetchone()
+            assert found is not None
+            connection.execute(lines, {"journal": found[0], "day": TODAY, "minor": minor})
+
+    with pytest.raises(errors.RestrictViolation, match="not accepted for"):
+        by_runtime(700)
+    if decision is None:
+        approvals.decide(database.approver_url, proposal, "accepted", "x")
+        with pytest.raises(errors.RestrictViolation, match="not accepted for"):
+            by_runtime(699)
+        by_runtime(700)
+        assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+        with pytest.raises(errors.UniqueViolation):
+            by_runtime(700)
+
+
+# Resolving an unknown outcome ----------------------------------------------------------------------------------------
+
+
+def unknown(zone: MoneyZone) -> str:
+    def lost(_key: str) -> None:
+        raise PayoutOutcomeUnknownError("no answer")
+
+    zone.dispatch(PARTIES, FakeProcessor(lose=lost, look=lambda _key: LookUp(LookUpStatus.NEVER_SEEN)), policy=LIMITED)
+    assert zone.states()[f"a {DAY}"] == "unknown"
+    return zone.instruction("a")
+
+
+def test_an_unknown_is_called_failed_by_two_people_after_its_deadline_and_its_items_are_free(zone, database):
+    instruction = unknown(zone)
+    asked = Resolution(instruction, "failed", "ticket 1234")
+    with pytest.raises(NotApprovedError, match="may still be sent until"):
+        approvals.propose(database.url, asked, "asked", "maker")
+    as_it_stood(database, "UPDATE payout_attempts SET not_after = now() - interval '1 second'")
+    proposal = approvals.propose(database.url, asked, "asked", "maker")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+    approvals.decide(database.approver_url, proposal, "accepted", "seen the ticket")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == (proposal,)
+    assert zone.states()[f"a {DAY}"] == "failed"
+    assert zone.open_items() == {"a": 600}
+    assert zone.party_balances_disagree() == []
+    [[reason]] = zone.rows("SELECT reason FROM instruction_events WHERE to_state = 'failed'")
+    assert "ticket 1234" in reason
+    assert proposal in reason
+
+
+def test_an_unknown_that_the_processor_has_is_called_submitted_at_any_time(zone, database):
+    instruction = unknown(zone)
+    proposal = approvals.propose(database.url, Resolution(instruction, "submitted", "letter"), "asked", "maker")
+    approvals.decide(database.approver_url, proposal, "accepted", "x")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == (proposal,)
+    assert zone.states()[f"a {DAY}"] == "submitted"
+
+
+def test_a_known_outcome_is_not_resolved_by_hand(zone, database):
+    zone.dispatch(PARTIES, FakeProcessor(), policy=LIMITED)
+    with pytest.raises(NotApprovedError, match="is submitted"):
+        approvals.propose(database.url, Resolution(zone.instruction("a"), "submitted", "x"), "x", "maker")
+    with pytest.raises(NotApprovedError, match="there is no instruction"):
+        approvals.propose(database.url, Resolution(zone.instruction("b"), "failed", "x"), "x", "maker")
+
+
+def test_an_outcome_that_became_known_before_the_decision_stands(zone, database):
+    instruction = unknown(zone)
+    proposal = approvals.propose(database.url, Resolution(instruction, "submitted", "letter"), "x", "maker")
+    [[request]] = zone.rows("SELECT request FROM payout_attempts WHERE instruction_id = %s", instruction)
+    zone.dispatch(PARTIES, FakeProcessor(taken={instruction: request}), policy=LIMITED)
+    assert zone.states()[f"a {DAY}"] == "submitted"
+    approvals.decide(database.approver_url, proposal, "accepted", "x")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN) == approvals.CarriedOut((), {})
+    assert zone.rows("SELECT count(*) FROM instruction_events WHERE to_state = 'submitted'") == [(1,)]
