@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from payments_pipeline.verify import (
     rules_claims,
+    rules_decisions,
     rules_dispatch,
     rules_ids,
     rules_ledger,
@@ -20,6 +21,7 @@ TABLE_RULES: dict[str, TableCheck] = {
     **rules_ids.RULES,
     **rules_claims.RULES,
     **rules_lifecycle.RULES,
+    **rules_decisions.RULES,
     **rules_dispatch.RULES,
     **rules_settlement.RULES,
     **rules_schema.RULES,

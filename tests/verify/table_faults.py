@@ -109,6 +109,12 @@ FAULTS: list[tuple[str, str, set[str]]] = [
         set(),
     ),
     (
+        "nobody posted with a match is lost under the same revision",
+        """UPDATE match_postings p SET revision = 2, content_hash = n.content_hash, participants = '[["p9","A","player"]]'
+           FROM match_postings n WHERE p.match_id = 'm1' AND p.posting_no = 1 AND n.match_id = 'm1' AND n.posting_no = 2""",
+        set(),
+    ),
+    (
         "a match is open while its accruals do not net to zero",
         "UPDATE match_postings SET is_open = false WHERE match_id = 'm2'",
         set(),
@@ -219,6 +225,44 @@ FAULTS: list[tuple[str, str, set[str]]] = [
                 (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id)
             VALUES ({REF_APPROVED}, 3, 'held', 'approved', '2024-08-18', 'scheduler', 'mine', 'r');
             UPDATE instruction_states SET seq = 3 WHERE instruction_id = {REF_APPROVED}""",
+        {"what is approved is what was looked at, by its login and in time"},
+    ),
+    (
+        "what is approved is what was looked at, by its login and in time",
+        f"""UPDATE instruction_events SET to_state = 'held' WHERE instruction_id = {REF_APPROVED} AND seq = 2;
+            INSERT INTO instruction_events
+                (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id, login, evidence)
+            SELECT instruction_id, 3, 'held', 'approved', '2024-08-18', 'jane', 'late', 'r', 'jane',
+                   jsonb_build_object('digest', digest)
+            FROM payout_instructions WHERE instruction_id = {REF_APPROVED};
+            UPDATE payout_instructions SET approval_days = 1, created_at = now() - interval '1 day 1 second'
+            WHERE instruction_id = {REF_APPROVED};
+            UPDATE instruction_states SET seq = 3 WHERE instruction_id = {REF_APPROVED}""",
+        set(),
+    ),
+    (
+        "a proposal is decided by another than who made it",
+        """INSERT INTO proposals (proposal_id, kind, content, reason, maker)
+           VALUES (gen_random_uuid(), 'write_off', '{"party_id": "p1", "currency": "GBP", "amount_minor": 1}', 'x',
+                   'jane');
+           INSERT INTO proposal_decisions (proposal_id, decision, reason, actor, login)
+           SELECT proposal_id, 'refused', 'x', 'jane', 'jane' FROM proposals""",
+        set(),
+    ),
+    (
+        "what is written off was accepted",
+        """INSERT INTO proposals (proposal_id, kind, content, reason, maker)
+           VALUES (gen_random_uuid(), 'write_off', '{"party_id": "p1", "currency": "GBP", "amount_minor": 1}', 'x',
+                   'joe');
+           INSERT INTO journals (journal_id, kind, day, proposal_id, run_id, code_version)
+           SELECT gen_random_uuid(), 'write_off', '2024-08-17', proposal_id, 'r', '0' FROM proposals;
+           INSERT INTO ledger_entries
+               (entry_id, journal_id, kind, day, account, party_id, currency, debit_minor, credit_minor, is_item)
+           SELECT gen_random_uuid(), journal_id, kind, day, account, party_id, 'GBP', debit, credit,
+                  party_id IS NOT NULL
+           FROM journals, (VALUES ('loss', NULL, 1, 0), ('party:p1', 'p1', 0, 1)) v (account, party_id, debit, credit)
+           WHERE kind = 'write_off';"""
+        + OPEN_ITEM.format("write_off"),
         set(),
     ),
     (
