@@ -10,16 +10,19 @@ from payments_pipeline.verify.table_rule import SIGNED, STATES, TableRule
 RULES = {
     "open items are the items without a live claim": TableRule(
         f"""WITH claims AS (
-                SELECT c.item_id, max(c.claim_no) AS last_no, bool_or(r.item_id IS NULL) AS live
+                SELECT c.item_id, max(c.claim_no) AS last_no, bool_or(r.item_id IS NULL) AS live,
+                       max(r.released_on) FILTER (WHERE NOT r.by_sweep) AS released_on
                 FROM instruction_claims c LEFT JOIN claim_releases r USING (item_id, claim_no) GROUP BY 1
             ), truth AS (
                 SELECT e.entry_id AS item_id, 1 + coalesce(c.last_no, 0) AS next_claim_no, e.party_id, e.currency::text,
-                       e.day, e.kind, {SIGNED} AS amount_minor, e.match_id, e.pot, e.pot_party_id, e.recipient
+                       e.day, e.kind, {SIGNED} AS amount_minor, e.match_id, e.pot, e.pot_party_id, e.recipient,
+                       greatest(CASE WHEN e.kind IN ('accrual', 'refund') THEN NULL ELSE e.day END, c.released_on)
+                           AS available_after
                 FROM ledger_entries e LEFT JOIN claims c ON c.item_id = e.entry_id
                 WHERE e.is_item AND c.live IS NOT TRUE
             ), kept AS (
                 SELECT item_id, next_claim_no, party_id, currency::text, day, kind, amount_minor, match_id, pot,
-                       pot_party_id, recipient FROM open_items
+                       pot_party_id, recipient, available_after FROM open_items
             )
             SELECT format('item %s of %s: %s %s is %s', item_id, party_id, amount_minor, currency, what) FROM (
                 SELECT t.*, 'open, and open_items has it not or otherwise' AS what

@@ -12,6 +12,9 @@ import psycopg
 from payments_pipeline.verify.found import Found
 from payments_pipeline.verify.table_rule import NET, SIGNED, TableCheck, TableRule
 
+#: What a request says of its instruction, where it names it.
+_ASKED_FOR = ("amount_minor", "currency", "direction", "token", "execute_on")
+
 
 def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> Found:
     """The bytes that leave say amount, currency, direction and token of their instruction, where they are JSON.
@@ -20,7 +23,8 @@ def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> Foun
     """
     checked, breaches = 0, []
     for instruction_id, request, *instructed in connection.execute(
-        """SELECT a.instruction_id, a.request, i.amount_minor, i.currency::text, i.direction, i.token
+        """SELECT a.instruction_id, a.request, i.amount_minor, i.currency::text, i.direction, i.token,
+                  a.execute_on::text
            FROM payout_attempts a JOIN payout_instructions i USING (instruction_id) ORDER BY i.sweep_day, 1"""
     ).fetchall():
         try:
@@ -28,7 +32,7 @@ def requests_ask_for_what_was_instructed(connection: psycopg.Connection) -> Foun
         except ValueError:
             continue  # an adapter may send another format, which this rule cannot read
         checked += 1
-        for name, value in zip(("amount_minor", "currency", "direction", "token"), instructed, strict=True):
+        for name, value in zip(_ASKED_FOR, instructed, strict=True):
             if name in content and content[name] != value:
                 said = "" if name == "token" else f", {content[name]} for {value}"
                 breaches.append(

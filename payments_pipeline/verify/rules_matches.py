@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from payments_pipeline.verify.found import Found
+from payments_pipeline.verify.rules_postings import people
 from payments_pipeline.verify.stored_days import StoredDay
 
 Row = dict[str, Any]
@@ -91,11 +92,12 @@ def posted_matches_are_the_stored_ones(stored: StoredDay) -> Found:
             )
             continue
         differs = [name for name in _KEPT if posted[name] != match[name]]
-        if json.loads(posted["participants"]) != participants.get(match_id, []):
+        squad = json.dumps(participants.get(match_id, []), separators=(",", ":"), ensure_ascii=False)
+        if posted["participants"] != squad:
             differs.append("participants")
         found.breaches += [
             f"{stored.day}, match {match_id}: posted with {name} {posted[name]}, stored is "
-            f"{participants.get(match_id, []) if name == 'participants' else match[name]}; run the day again"
+            f"{squad if name == 'participants' else match[name]}; run the day again"
             for name in differs
         ]
     return found
@@ -138,8 +140,7 @@ def _is_so(reason: str, match: Row | None, posted: Row | None, squad: list[list[
         "older_revision": match["revision"] < posted["revision"],
         "same_revision_other_content": same_revision and match["content_hash"] != posted["content_hash"],
         "revenue_missing": match["revenue_minor"] is None and posted["revenue_minor"] is not None,
-        "participant_missing": same_revision
-        and any(person not in squad for person in json.loads(posted["participants"])),
+        "participant_missing": same_revision and any(person not in squad for person in people(posted["participants"])),
         "currency_changed": match["currency"] != posted["currency"],
         "rules_changed": match["rules_hash"] != posted["rules_hash"],
     }

@@ -164,7 +164,21 @@ RULES = {
         """SELECT format('%s %s of %s: %s less %s is given as %s (%s), %s days after %s; run the day again', subject_type,
                          subject_id, report_date, actual_minor, expected_minor, difference_minor, status, age_days, since_on)
            FROM reconciliation WHERE difference_minor <> actual_minor - expected_minor
-              OR (status = 'matched' AND difference_minor <> 0) OR age_days <> report_date - since_on""",
+              OR (status = 'matched' AND difference_minor <> 0) OR age_days <> report_date - since_on
+              OR (status = 'break' AND difference_minor = 0 AND subject_type <> 'posting')
+           UNION ALL
+           SELECT format('%s %s of %s in %s: there is no such thing; run the day again', subject_type, subject_id, report_date,
+                         currency)
+           FROM reconciliation r
+           WHERE NOT CASE subject_type
+               WHEN 'cash' THEN EXISTS (SELECT FROM report_intakes i WHERE r.subject_id = 'cash:' || i.processor)
+               WHEN 'instruction' THEN EXISTS (SELECT FROM payout_instructions i
+                   WHERE (i.instruction_id::text, i.currency::text) = (r.subject_id, r.currency))
+               WHEN 'unmatched' THEN EXISTS (SELECT FROM report_lines l
+                   WHERE (l.entry_reference, l.currency::text) = (r.subject_id, r.currency))
+               WHEN 'posting' THEN EXISTS (SELECT FROM posting_breaks b
+                   WHERE (b.match_id::text, b.match_day) = (r.subject_id, r.report_date))
+               ELSE false END""",
         "SELECT count(*) FROM reconciliation",
     ),
 }

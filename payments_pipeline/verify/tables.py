@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from payments_pipeline.verify import (
+    rules_acts,
     rules_claims,
     rules_decisions,
     rules_dispatch,
@@ -24,5 +25,6 @@ TABLE_RULES: dict[str, TableCheck] = {
     **rules_decisions.RULES,
     **rules_dispatch.RULES,
     **rules_settlement.RULES,
+    **rules_acts.RULES,
     **rules_schema.RULES,
 }

@@ -12,8 +12,9 @@ JOURNAL = """WITH j AS (INSERT INTO journals (journal_id, kind, day, run_id, cod
         (entry_id, journal_id, kind, day, account, party_id, currency, debit_minor, credit_minor, is_item)
     SELECT gen_random_uuid(), journal_id, 'match', '2024-08-17', account, party_id, currency, debit, credit, false
     FROM j, (VALUES {}) v (account, party_id, currency, debit, credit);"""
-OPEN_ITEM = """INSERT INTO open_items (item_id, next_claim_no, party_id, currency, day, kind, amount_minor)
-    SELECT entry_id, 1, party_id, currency, day, kind, credit_minor - debit_minor FROM ledger_entries
+OPEN_ITEM = """INSERT INTO open_items
+        (item_id, next_claim_no, party_id, currency, day, kind, amount_minor, available_after)
+    SELECT entry_id, 1, party_id, currency, day, kind, credit_minor - debit_minor, day FROM ledger_entries
     WHERE is_item AND kind = '{}';"""
 BALANCE = "a party's balance is its open items and those under instructions not yet sent"
 EXCESS = "what is paid beyond what is owed is an item"
@@ -25,6 +26,9 @@ POSTED = "what is posted is what the shares say"
 ACCRUAL_IDS = "accruals have the id of their key"
 MATCHES = "what is posted of a match is what is stored of it"
 INTAKES = "intakes and balances are those of the stored reports"
+EVENTS = "events are of the day and run of their act"
+ATTEMPTS = "attempts are of an event, and what is asked for is due the day after"
+RUNS = "journals and instructions are of the run of their act"
 SAYS = "a day's posting says what it posted"
 
 #: Rule, the fault, and the rules that it cannot but break as well.
@@ -110,8 +114,9 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     ),
     (
         "nobody posted with a match is lost under the same revision",
-        """UPDATE match_postings p SET revision = 2, content_hash = n.content_hash, participants = '[["p9","A","player"]]'
-           FROM match_postings n WHERE p.match_id = 'm1' AND p.posting_no = 1 AND n.match_id = 'm1' AND n.posting_no = 2""",
+        """UPDATE match_postings p SET revision = n.revision, content_hash = n.content_hash,
+               participants = '[["p9","A","player"]]'
+           FROM match_postings n WHERE (p.match_id, p.posting_no, n.match_id, n.posting_no) = ('m1', 1, 'm1', 2)""",
         set(),
     ),
     (
@@ -268,7 +273,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "nothing is sent but under a committed attempt",
         f"DELETE FROM payout_attempts WHERE instruction_id = {REF_FAILED}",
-        set(),
+        {EVENTS, ATTEMPTS},
     ),
     (
         "each attempt of an instruction has one key, the same bytes and deadline",
@@ -314,7 +319,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
                 (entry_id, journal_id, kind, day, account, currency, debit_minor, credit_minor, is_item)
             SELECT gen_random_uuid(), journal_id, 'submission', '2024-08-17', account, 'GBP', debit, credit, false
             FROM j, (VALUES ('loss', 5, 0), ('loss', 0, 5)) v (account, debit, credit)""",
-        {"journals have the id of their event", "movements have the id of their journal"},
+        {"journals have the id of their event", "movements have the id of their journal", RUNS},
     ),
     (
         "a failed or returned instruction is posted back once",
@@ -327,7 +332,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
         "only report lines settle and return",
         f"""UPDATE report_lines SET kind = 'failed' WHERE instruction_id = {FED};
             UPDATE settlement_records SET outcome = 'failed' WHERE instruction_id = {FED}::text""",
-        {REPORTS},
+        {REPORTS, EVENTS},
     ),
     (
         "a report line ends the sending of its instruction",
@@ -370,6 +375,31 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "reconciliation's differences are right",
         "UPDATE reconciliation SET age_days = 3 WHERE status = 'break'",
+        set(),
+    ),
+    (
+        EVENTS,
+        f"UPDATE instruction_events SET run_id = 'another' WHERE instruction_id = {REF_APPROVED} AND seq = 2",
+        set(),
+    ),
+    (
+        ATTEMPTS,
+        f"""INSERT INTO payout_attempt_outcomes (instruction_id, attempt_no, outcome) VALUES ({FED}, 9, 'unknown')""",
+        set(),
+    ),
+    (
+        "a release is of the day and run of what ended its instruction",
+        "UPDATE claim_releases SET run_id = 'another'",
+        set(),
+    ),
+    (
+        RUNS,
+        "UPDATE journals SET run_id = 'another' WHERE kind = 'fee'",
+        set(),
+    ),
+    (
+        "only accruals and refunds are of a share",
+        "UPDATE ledger_entries SET recipient = 'organiser' WHERE account = 'fees:sandbox'",
         set(),
     ),
     (
