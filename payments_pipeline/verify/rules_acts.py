@@ -16,9 +16,9 @@ RULES = {
                WHEN e.seq = 1 THEN (e.occurred_on, e.run_id, e.actor) = (i.sweep_day, i.run_id, 'sweep')
                WHEN e.seq = 2 AND e.from_state = 'created' AND e.to_state IN ('netted', 'held', 'approved')
                    THEN (e.occurred_on, e.run_id, e.actor) = (i.sweep_day, i.run_id, 'policy ' || i.policy_version)
-               WHEN e.to_state = 'submitting' THEN EXISTS (
-                   SELECT FROM payout_attempts a
-                   WHERE (a.instruction_id, a.dispatched_on, a.run_id) = (e.instruction_id, e.occurred_on, e.run_id))
+               WHEN e.from_state = 'approved' AND e.to_state = 'submitting' THEN EXISTS (
+                   SELECT FROM payout_attempts a WHERE a.attempt_no = 1
+                   AND (a.instruction_id, a.dispatched_on, a.run_id) = (e.instruction_id, e.occurred_on, e.run_id))
                WHEN e.actor LIKE 'report of %' THEN EXISTS (
                    SELECT FROM report_lines l
                    WHERE (l.instruction_id, l.kind, l.report_date, l.run_id, 'report of ' || l.processor)
@@ -26,14 +26,15 @@ RULES = {
                ELSE true END""",
         "SELECT count(*) FROM instruction_events",
     ),
-    "attempts are of an event, and what is asked for is due the day after": TableRule(
+    "first attempts are of an event and due the day after": TableRule(
         """SELECT format('attempt %s of instruction %s: dispatched %s by run %s for %s, and it is not so', a.attempt_no,
                          a.instruction_id, a.dispatched_on, a.run_id, a.execute_on)
            FROM payout_attempts a JOIN payout_instructions i USING (instruction_id)
-           WHERE NOT EXISTS (SELECT FROM instruction_events e
-                             WHERE (e.instruction_id, e.to_state, e.occurred_on, e.run_id)
-                                 = (a.instruction_id, 'submitting', a.dispatched_on, a.run_id))
-              OR (a.attempt_no = 1 AND a.execute_on <> greatest(i.sweep_day, a.dispatched_on) + 1)
+           WHERE a.attempt_no = 1 AND (
+                   a.execute_on <> greatest(i.sweep_day, a.dispatched_on) + 1
+                   OR NOT EXISTS (SELECT FROM instruction_events e
+                                  WHERE (e.instruction_id, e.from_state, e.to_state, e.occurred_on, e.run_id)
+                                      = (a.instruction_id, 'approved', 'submitting', a.dispatched_on, a.run_id)))
            UNION ALL
            SELECT format('outcome %s of attempt %s of instruction %s, and there is no such attempt', o.outcome, o.attempt_no,
                          o.instruction_id)

@@ -153,7 +153,11 @@ RULES = {
             SELECT format('cash:%s on %s: opening balance %s %s, closing balance of %s was %s; a report between them was not '
                           'taken in, or ask the processor', processor, report_date, opening_minor, currency, before_on, before_minor)
             FROM dates
-            WHERE opening_minor <> before_minor AND NOT (is_behind OR was_behind) AND NOT (is_known OR was_known)""",
+            WHERE opening_minor <> before_minor AND NOT (is_behind OR was_behind) AND NOT (is_known OR was_known)
+            UNION ALL
+            SELECT format('%s: a balance of %s in %s for intake %s, and there is no such intake', processor, report_date, currency,
+                          seq)
+            FROM report_balances LEFT JOIN report_intakes i USING (processor, report_date, seq) WHERE i.digest IS NULL""",
         "SELECT count(*) FROM report_balances",
         f"""{_CASH}
             SELECT format('cash:%s on %s: ledger %s %s, closing balance %s, and lines of earlier dates were taken in since; take '
@@ -165,7 +169,6 @@ RULES = {
                          subject_id, report_date, actual_minor, expected_minor, difference_minor, status, age_days, since_on)
            FROM reconciliation WHERE difference_minor <> actual_minor - expected_minor
               OR (status = 'matched' AND difference_minor <> 0) OR age_days <> report_date - since_on
-              OR (status = 'break' AND difference_minor = 0 AND subject_type <> 'posting')
            UNION ALL
            SELECT format('%s %s of %s in %s: there is no such thing; run the day again', subject_type, subject_id, report_date,
                          currency)

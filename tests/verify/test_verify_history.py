@@ -239,3 +239,8 @@ def test_a_report_that_was_never_taken_in_is_found(world: World) -> None:
 def test_an_intake_is_of_the_stored_report(world: World, change: str) -> None:
     world.tamper(f"UPDATE report_intakes SET {change}")
     assert broken(world).keys() == {INTAKES}
+
+
+def test_a_balance_of_no_intake_is_found(world: World) -> None:
+    world.tamper("INSERT INTO report_balances VALUES ('sandbox', '2024-08-18', 9, 'GBP', 0, 0)")
+    assert broken(world).keys() == {CASH}
