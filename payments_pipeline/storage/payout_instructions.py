@@ -46,10 +46,15 @@ _ITEMS = """
                 SELECT FROM posting_breaks b WHERE b.match_id = o.match_id AND b.match_day = o.day
                 AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = o.day)
             ) THEN 'posting_break'
-            WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND o.amount_minor > 0 AND (
+            WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND (
                 SELECT m.payout_policy FROM match_postings m WHERE m.match_id = o.match_id
                 ORDER BY m.posting_no DESC LIMIT 1
-            ) = 'when_collected' AND EXISTS (
+            ) = 'when_collected' AND (
+                -- A correction of what waits waits with it: taken by itself it would collect what was never paid.
+                SELECT sum(own.amount_minor) FROM open_items own
+                WHERE (own.party_id, own.currency) = (o.party_id, o.currency) AND own.recipient <> 'payer'
+                  AND (own.match_id, own.pot, own.pot_party_id) = (o.match_id, o.pot, o.pot_party_id)
+            ) > 0 AND EXISTS (
                 SELECT FROM ledger_entries payer
                 WHERE payer.kind = 'accrual' AND payer.match_id = o.match_id AND payer.pot = o.pot
                   AND payer.pot_party_id = o.pot_party_id AND payer.recipient = 'payer' AND payer.debit_minor > 0

@@ -191,11 +191,23 @@ def test_when_collected_a_payer_whose_items_net_to_zero_has_paid(zone):
     assert _made_after(zone, DAYS[1]) == {"a": 500}
 
 
-def test_when_collected_a_recipients_own_debt_does_not_wait(zone):
+def test_when_collected_a_correction_of_what_waits_waits_with_it_and_collects_nothing_that_was_never_paid(zone):
     zone.post([match("m1", **WHEN_COLLECTED)], fee("m1", "p", {"a": 500}))
     zone.post([match("m1", 2, **WHEN_COLLECTED)], fee("m1", "p", {"a": 200}))
     zone.sweep(PARTIES)
-    assert _made(zone) == {"p": -200, "a": -300}
+    assert _made(zone) == {"p": -200}
+    assert _waits(zone) == {("a", "not_collected"): 200}
+
+
+def test_when_collected_what_was_paid_too_much_does_not_wait(zone):
+    zone.post([match("m1", **WHEN_COLLECTED)], fee("m1", "p", {"a": 500}))
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.take_in([line(zone.instruction("p"), 500)], DAYS[1])
+    assert _made_after(zone, DAYS[2]) == {"a": 500}
+    zone.dispatch(PARTIES, FakeProcessor(), DAYS[2])
+    zone.post([match("m1", 2, **WHEN_COLLECTED)], fee("m1", "p", {"a": 200}))
+    assert _made_after(zone, DAYS[3]) == {"p": 300, "a": -300}
 
 
 def _fail(zone: MoneyZone, day: dt.date, policy=POLICY) -> list[str]:
