@@ -45,8 +45,8 @@ class PayoutRows:
         self._execute(
             """INSERT INTO payments.payout_instructions (instruction_id, sweep_day, sweep_seq, party_id, currency,
                    direction, amount_minor, processor, token, digest, policy_version, maker, run_id, code_version)
-               VALUES (%s, %s, 1, %s, %s, %s, %s, 'sandbox', 'tok', 'd', '1', 'scheduler', 'r', '0')""",
-            (instruction_id, on, party, currency, direction, amount_minor),
+               VALUES (%s, %s, %s, %s, %s, %s, %s, 'sandbox', 'tok', 'd', '1', 'scheduler', 'r', '0')""",
+            (instruction_id, on, len(self.instructions) + 1, party, currency, direction, amount_minor),
         )
         self.instructions[instruction_id] = 0
         self.move(instruction_id, state, on, at=at)

@@ -1,9 +1,13 @@
 """Migrating: once, at once, by the wrong login, and never backwards."""
 
+import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from alembic import command
+from money_zone import DAY, FakeProcessor, MoneyZone, line, parties_frame
+from psycopg import sql
 
 from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.local import postgres
@@ -69,3 +73,41 @@ def test_the_runtime_login_owns_nothing(database):
             (postgres.MIGRATOR.name,),
         ).fetchone()
     assert owned == (0,)
+
+
+def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_server, monkeypatch):
+    """Posted, corrected, swept, sent, settled and returned under the schema before, then brought to the newest."""
+    with postgres_server.new_database(postgres.MIGRATOR) as name:
+        owner, url = (postgres_server.url(login, name) for login in (postgres.MIGRATOR, postgres.RUNTIME))
+        with monkeypatch.context() as before:
+            upgrade = command.upgrade
+            before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0003"))
+            migrate(owner)
+        zone = MoneyZone(url)
+        parties = parties_frame(a="active", b="active", c="on_hold")
+        zone.owe(a=600, b=5000, c=300)
+        zone.sweep(parties)
+        zone.owe(revision=2, a=700, b=5000, c=300)
+        zone.sweep(parties)
+        zone.dispatch(parties, FakeProcessor())
+        sent = "SELECT party_id, idempotency_key FROM payout_instructions JOIN payout_attempts USING (instruction_id)"
+        keys = dict(zone.rows(sent))
+        settled = line(keys["a"], -700)
+        zone.take_in([settled, line(keys["b"], 0, "failed"), line(None, -7, "fee"), line("unknown", 9, "settled")])
+        zone.take_in([settled, line(keys["a"], 700, "returned")])
+        before_rows = _counts(owner)
+        assert before_rows["report_lines"] == 5
+        assert migrate(owner) == head()
+        assert _counts(owner) == before_rows
+        later = DAY + dt.timedelta(days=3)
+        zone.sweep(parties, later)
+        zone.dispatch(parties, FakeProcessor(), later)
+        assert zone.states()[f"b {later}"] == "submitted"
+        assert zone.party_balances_disagree() == []
+
+
+def _counts(url: str) -> dict[str, int]:
+    with psycopg.connect(url) as connection:
+        query = sql.SQL("SELECT count(*) FROM payments.{}")
+        names = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'payments'").fetchall()
+        return {name: connection.execute(query.format(sql.Identifier(name))).fetchone()[0] for (name,) in names}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
+from by_hand import answer, attempt, claim, connect, entries, event, instruct, journal_of, posting, release, submit
 from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, parties_frame, policy
 from psycopg import errors, sql
 
@@ -31,19 +32,15 @@ def zone(database) -> MoneyZone:
     return zone
 
 
-def _connect(url: str) -> psycopg.Connection:
-    return psycopg.connect(url, autocommit=True, options="-c search_path=payments")
-
-
 @pytest.fixture
 def runtime(zone, database) -> Iterator[psycopg.Connection]:
-    with _connect(database.url) as connection:
+    with connect(database.url) as connection:
         yield connection
 
 
 @pytest.fixture
 def superuser(zone, database) -> Iterator[psycopg.Connection]:
-    with _connect(database.superuser_url) as connection:
+    with connect(database.superuser_url) as connection:
         yield connection
 
 
@@ -56,7 +53,7 @@ def test_every_table_that_is_no_projection_is_listed_here(runtime):
 @pytest.mark.parametrize("login", ["migrator_url", "superuser_url", "url"])
 def test_no_row_is_ever_changed_or_removed(database, login):
     error = errors.InsufficientPrivilege if login == "url" else errors.RestrictViolation
-    with _connect(getattr(database, login)) as connection:
+    with connect(getattr(database, login)) as connection:
         for table in APPEND_ONLY:
             column = connection.execute(
                 "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum = 1", (table,)
@@ -71,37 +68,13 @@ def test_no_row_is_ever_changed_or_removed(database, login):
                     connection.execute(sql.SQL(statement).format(**names))
 
 
-def _journal(connection, day=DAY, kind="fee") -> uuid.UUID:
-    journal = uuid.uuid4()
-    connection.execute(
-        """INSERT INTO journals (journal_id, kind, day, processor, entry_reference, run_id, code_version)
-           VALUES (%s, %s, %s, 'p', %s, 'r', '1')""",
-        (journal, kind, day, str(journal)),
-    )
-    return journal
-
-
-def _entries(connection, journal, *amounts, currency="GBP", kind="fee", day=DAY):
-    """Insert `(account, debit)` lines of a journal in one statement; a debit below zero is a credit."""
-    rows = [
-        (uuid.uuid4(), journal, kind, day, account, currency, max(debit, 0), max(-debit, 0))
-        for account, debit in amounts
-    ]
-    values = ", ".join(["(%s, %s, %s, %s, %s, %s, %s, %s, false)"] * len(rows))
-    connection.execute(
-        f"""INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, currency, debit_minor, credit_minor,
-            is_item) VALUES {values}""",
-        list(itertools.chain.from_iterable(rows)),
-    )
-
-
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 def test_a_journal_that_does_not_balance_is_refused(login, request):
     connection = request.getfixturevalue(login)
     with pytest.raises(errors.CheckViolation, match="does not balance"), connection.transaction():
-        _entries(connection, _journal(connection), ("fees:p", 5), ("cash:p", -4))
+        entries(connection, journal_of(connection), ("fees:p", 5), ("cash:p", -4))
     with connection.transaction():
-        _entries(connection, _journal(connection), ("fees:p", 5), ("cash:p", -5))
+        entries(connection, journal_of(connection), ("fees:p", 5), ("cash:p", -5))
 
 
 def test_currencies_do_not_make_up_for_each_other(runtime):
@@ -110,22 +83,22 @@ def test_currencies_do_not_make_up_for_each_other(runtime):
                 VALUES (gen_random_uuid(), %(j)s, 'fee', %(d)s, 'fees:p', 'GBP', 5, 0, false),
                        (gen_random_uuid(), %(j)s, 'fee', %(d)s, 'cash:p', 'EUR', 0, 5, false)"""
     with pytest.raises(errors.CheckViolation, match="does not balance"), runtime.transaction():
-        runtime.execute(insert, {"j": _journal(runtime), "d": DAY})
+        runtime.execute(insert, {"j": journal_of(runtime), "d": DAY})
 
 
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 def test_a_journal_is_closed_when_its_transaction_ends(login, request):
     connection = request.getfixturevalue(login)
     with connection.transaction():
-        journal = _journal(connection)
+        journal = journal_of(connection)
     with pytest.raises(errors.RestrictViolation, match="was closed"):
-        _entries(connection, journal, ("fees:p", 5), ("cash:p", -5))
+        entries(connection, journal, ("fees:p", 5), ("cash:p", -5))
 
 
 @pytest.mark.parametrize("other", [{"day": NEXT}, {"kind": "funding"}])
 def test_entries_have_their_journals_kind_and_day(runtime, other):
     with pytest.raises(errors.RestrictViolation, match="differs in kind or day"), runtime.transaction():
-        _entries(runtime, _journal(runtime), ("fees:p", 5), ("cash:p", -5), **other)
+        entries(runtime, journal_of(runtime), ("cash:q", 5), ("cash:p", -5), **other)
 
 
 @pytest.mark.parametrize("amounts", [(0, 0), (5, 5), (-5, 0)])
@@ -134,7 +107,7 @@ def test_a_line_is_either_a_debit_or_a_credit_and_never_negative(runtime, amount
         runtime.execute(
             """INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, currency, debit_minor,
                    credit_minor, is_item) VALUES (gen_random_uuid(), %s, 'fee', %s, 'fees:p', 'GBP', %s, %s, false)""",
-            (_journal(runtime), DAY, *amounts),
+            (journal_of(runtime), DAY, *amounts),
         )
 
 
@@ -152,7 +125,7 @@ def test_the_runtime_login_cannot_state_when_a_journal_was_made(runtime, column,
 @pytest.mark.parametrize("login", ["runtime", "approver"])
 def test_no_login_can_write_an_event_in_anothers_name(login, zone, database):
     url = database.url if login == "runtime" else database.approver_url
-    with _connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
+    with connect(url) as connection, pytest.raises(errors.InsufficientPrivilege):
         connection.execute(
             """INSERT INTO instruction_events
                    (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id, login)
@@ -161,81 +134,43 @@ def test_no_login_can_write_an_event_in_anothers_name(login, zone, database):
         )
 
 
-def _instruct(connection, party="c", amount=300, direction="credit") -> uuid.UUID:
-    instruction = uuid.uuid4()
-    connection.execute(
-        """INSERT INTO payout_instructions (instruction_id, sweep_day, sweep_seq, party_id, currency, direction,
-               amount_minor, processor, token, digest, policy_version, maker, run_id, code_version)
-           VALUES (%s, %s, 1, %s, 'GBP', %s, %s, 'sandbox', 't', 'd', '1', 'm', 'r', '1')""",
-        (instruction, DAY, party, direction, amount),
-    )
-    return instruction
-
-
-def _claim(connection, instruction, party, claim_no=1):
-    connection.execute(
-        """INSERT INTO instruction_claims
-           SELECT entry_id, %s, %s FROM ledger_entries WHERE party_id = %s AND is_item""",
-        (claim_no, instruction, party),
-    )
-
-
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 @pytest.mark.parametrize("claim_no", [1, 2])
 def test_an_item_under_a_live_instruction_cannot_be_claimed(login, claim_no, request):
     connection = request.getfixturevalue(login)
     with pytest.raises((errors.RestrictViolation, errors.UniqueViolation)), connection.transaction():
-        _claim(connection, _instruct(connection, "a", 600), "a", claim_no)
+        claim(connection, instruct(connection, "a", 600), "a", claim_no)
 
 
 def test_an_open_item_can_be_claimed_by_its_own_party_alone(runtime):
     with pytest.raises(errors.RestrictViolation, match="not an open item of the party"), runtime.transaction():
-        _claim(runtime, _instruct(runtime, "a", 300), "c")
+        claim(runtime, instruct(runtime, "a", 300), "c")
     with runtime.transaction():
-        _claim(runtime, _instruct(runtime), "c")
+        claim(runtime, instruct(runtime), "c")
 
 
 def test_an_instruction_is_for_the_net_of_its_items(runtime):
     for amount, direction in [(301, "credit"), (299, "credit"), (300, "debit")]:
         with pytest.raises(errors.CheckViolation, match="net to 300"), runtime.transaction():
-            _claim(runtime, _instruct(runtime, "c", amount, direction), "c")
+            claim(runtime, instruct(runtime, "c", amount, direction), "c")
 
 
-def test_no_item_is_added_to_an_instruction_of_an_earlier_transaction(runtime):
-    instruction = _instruct(runtime)
+def test_no_item_is_added_to_an_instruction_of_an_earlier_transaction(zone, runtime):
     with pytest.raises(errors.RestrictViolation, match="earlier transaction"):
-        _claim(runtime, instruction, "c")
+        claim(runtime, zone.instruction("a"), "c")
 
 
 def test_an_item_is_claimed_by_one_of_two_instructions_made_at_once(runtime, database):
-    with _connect(database.url) as other, runtime.transaction():
-        _claim(runtime, _instruct(runtime), "c")
+    with connect(database.url) as other, runtime.transaction():
+        claim(runtime, instruct(runtime), "c")
         other.execute("SET lock_timeout = '200ms'")
         with pytest.raises(errors.LockNotAvailable), other.transaction():
-            _claim(other, _instruct(other), "c")
+            claim(other, instruct(other), "c")
 
 
 def test_an_instruction_without_items_cannot_be_born(runtime):
     with pytest.raises(errors.RestrictViolation, match="claims no item"), runtime.transaction():
-        _event(runtime, _instruct(runtime), 1, None, "created")
-
-
-def _event(connection, instruction, seq, before, after):
-    connection.execute(
-        """INSERT INTO instruction_events
-               (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id, evidence)
-           SELECT %s, %s, %s, %s, %s, session_user, 'x', 'x', jsonb_build_object('digest', (
-               SELECT digest FROM payout_instructions WHERE instruction_id = %s))""",
-        (instruction, seq, before, after, DAY, instruction),
-    )
-
-
-def _release(connection, instruction):
-    connection.execute(
-        """INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
-           SELECT item_id, claim_no, %s, false, 'r' FROM instruction_claims WHERE instruction_id = %s""",
-        (DAY, instruction),
-    )
+        event(runtime, instruct(runtime), 1, None, "created")
 
 
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
@@ -243,27 +178,27 @@ def test_a_live_instruction_does_not_give_its_items_back(login, zone, request):
     connection = request.getfixturevalue(login)
     for party in "ab":
         with pytest.raises(errors.RestrictViolation, match="cannot be released"):
-            _release(connection, zone.instruction(party))
+            release(connection, zone.instruction(party))
 
 
 def test_items_are_given_back_once(zone, runtime):
     instruction = zone.instruction("a")
-    _event(runtime, instruction, 3, "approved", "cancelled")
-    _release(runtime, instruction)
+    event(runtime, instruction, 3, "approved", "cancelled")
+    release(runtime, instruction)
     with pytest.raises(errors.UniqueViolation):
-        _release(runtime, instruction)
+        release(runtime, instruction)
     assert zone.open_items() == {"a": 600, "c": 300}
 
 
 def test_a_released_item_is_claimed_again_under_the_next_number(zone, runtime):
     instruction = zone.instruction("a")
-    _event(runtime, instruction, 3, "approved", "cancelled")
-    _release(runtime, instruction)
+    event(runtime, instruction, 3, "approved", "cancelled")
+    release(runtime, instruction)
     for wrong in (1, 3):
         with pytest.raises((errors.RestrictViolation, errors.UniqueViolation)), runtime.transaction():
-            _claim(runtime, _instruct(runtime, "a", 600), "a", wrong)
+            claim(runtime, instruct(runtime, "a", 600), "a", wrong)
     with runtime.transaction():
-        _claim(runtime, _instruct(runtime, "a", 600), "a", 2)
+        claim(runtime, instruct(runtime, "a", 600), "a", 2)
 
 
 def test_postgres_knows_the_same_transitions_as_the_program(zone):
@@ -279,7 +214,7 @@ def _in_state(connection, instruction, state):
         connection.execute("DELETE FROM instruction_events WHERE instruction_id = %s", (instruction,))
         if state is None:
             return 0
-        _event(connection, instruction, 1, None, state)
+        event(connection, instruction, 1, None, state)
     return 1
 
 
@@ -288,16 +223,16 @@ def test_no_state_is_skipped_by_anybody(zone, superuser):
     for before, after in SKIPPED:
         seq = _in_state(superuser, instruction, before)
         with pytest.raises(errors.RestrictViolation, match="not a transition that can follow"):
-            _event(superuser, instruction, seq + 1, before, after)
+            event(superuser, instruction, seq + 1, before, after)
 
 
 def test_an_event_says_what_the_state_was(zone, runtime):
     with pytest.raises(errors.RestrictViolation, match="not a transition that can follow"):
-        _event(runtime, zone.instruction("a"), 3, "held", "cancelled")
+        event(runtime, zone.instruction("a"), 3, "held", "cancelled")
     with pytest.raises(errors.RestrictViolation, match="not a transition that can follow"):
-        _event(runtime, zone.instruction("a"), 4, "approved", "cancelled")
+        event(runtime, zone.instruction("a"), 4, "approved", "cancelled")
     with pytest.raises(errors.UniqueViolation):
-        _event(runtime, zone.instruction("a"), 2, "created", "cancelled")
+        event(runtime, zone.instruction("a"), 2, "created", "cancelled")
 
 
 def test_only_a_sum_of_zero_is_netted(zone, superuser):
@@ -306,43 +241,27 @@ def test_only_a_sum_of_zero_is_netted(zone, superuser):
         superuser.execute("SET LOCAL session_replication_role = replica")
         superuser.execute("DELETE FROM instruction_events WHERE instruction_id = %s AND seq > 1", (instruction,))
     with pytest.raises(errors.RestrictViolation, match="netted is for a sum of zero"):
-        _event(superuser, instruction, 2, "created", "netted")
+        event(superuser, instruction, 2, "created", "netted")
 
 
 def test_what_is_over_its_limit_is_approved_by_a_login_of_approvers_alone(zone, runtime, database):
     with pytest.raises(errors.InsufficientPrivilege, match="only a login of payments_approver"):
-        _event(runtime, zone.instruction("b"), 3, "held", "approved")
-    with _connect(database.migrator_url) as owner, pytest.raises(errors.InsufficientPrivilege):
-        _event(owner, zone.instruction("b"), 3, "held", "approved")
-    with _connect(database.approver_url) as approver:
-        _event(approver, zone.instruction("b"), 3, "held", "approved")
+        event(runtime, zone.instruction("b"), 3, "held", "approved")
+    with connect(database.migrator_url) as owner, pytest.raises(errors.InsufficientPrivilege):
+        event(owner, zone.instruction("b"), 3, "held", "approved")
+    with connect(database.approver_url) as approver:
+        event(approver, zone.instruction("b"), 3, "held", "approved")
     assert zone.states()[f"b {DAY}"] == "approved"
 
 
 def test_an_approver_writes_neither_ledger_nor_instructions_nor_attempts(zone, database):
-    with _connect(database.approver_url) as approver:
+    with connect(database.approver_url) as approver:
         with pytest.raises(errors.InsufficientPrivilege):
-            _journal(approver)
+            journal_of(approver)
         with pytest.raises(errors.InsufficientPrivilege):
-            _instruct(approver)
+            instruct(approver)
         with pytest.raises(errors.InsufficientPrivilege):
-            _attempt(approver, zone.instruction("a"))
-
-
-def _attempt(connection, instruction, attempt_no=1, key=None, request=b"pay", deadline="2030-01-01"):
-    connection.execute(
-        """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
-               execute_on, not_after, dispatched_on, run_id)
-           VALUES (%(i)s, %(n)s, %(k)s, %(r)s, encode(sha256(%(r)s), 'hex'), %(d)s, %(t)s, %(d)s, 'r')""",
-        {"i": instruction, "n": attempt_no, "k": key or instruction, "r": request, "d": DAY, "t": deadline},
-    )
-
-
-def _outcome(connection, instruction, outcome, attempt_no=1):
-    connection.execute(
-        "INSERT INTO payout_attempt_outcomes (instruction_id, attempt_no, outcome) VALUES (%s, %s, %s)",
-        (instruction, attempt_no, outcome),
-    )
+            attempt(approver, zone.instruction("a"))
 
 
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
@@ -350,52 +269,57 @@ def test_nothing_is_attempted_for_an_instruction_that_is_not_being_sent(login, z
     connection = request.getfixturevalue(login)
     for party in "ab":
         with pytest.raises(errors.RestrictViolation, match="attempt 1 refused"):
-            _attempt(connection, zone.instruction(party))
+            attempt(connection, zone.instruction(party))
 
 
 def test_an_attempt_follows_one_that_is_answered_and_was_not_accepted(zone, runtime):
     instruction = zone.instruction("a")
-    _event(runtime, instruction, 3, "approved", "submitting")
+    with runtime.transaction():
+        submit(runtime, instruction)
     with pytest.raises(errors.RestrictViolation):
-        _attempt(runtime, instruction, 2)
-    _attempt(runtime, instruction)
+        attempt(runtime, instruction, 2)
+    attempt(runtime, instruction)
     with pytest.raises(errors.UniqueViolation):
-        _attempt(runtime, instruction)
+        attempt(runtime, instruction)
     with pytest.raises(errors.RestrictViolation, match="the one before it is live"):
-        _attempt(runtime, instruction, 2)
-    _outcome(runtime, instruction, "unavailable")
+        attempt(runtime, instruction, 2)
+    answer(runtime, instruction, "unavailable")
     with pytest.raises(errors.UniqueViolation):
-        _outcome(runtime, instruction, "rejected")
-    for other in ({"request": b"pay more"}, {"key": str(uuid.uuid4())}, {"deadline": "2031-01-01"}):
+        answer(runtime, instruction, "rejected")
+    for other in ({"request": b"pay more"}, {"key": str(uuid.uuid4())}, {"deadline": "9998-01-01"}):
         with pytest.raises(errors.RestrictViolation, match="its bytes, key or deadline differ"):
-            _attempt(runtime, instruction, 2, **other)
-    _attempt(runtime, instruction, 2)
+            attempt(runtime, instruction, 2, **other)
+    attempt(runtime, instruction, 2)
 
 
 @pytest.mark.parametrize("outcome", ["acknowledged", "rejected"])
 def test_what_was_answered_is_not_sent_again(zone, runtime, outcome):
     instruction = zone.instruction("a")
-    _event(runtime, instruction, 3, "approved", "submitting")
-    _attempt(runtime, instruction)
-    _outcome(runtime, instruction, outcome)
+    with runtime.transaction():
+        submit(runtime, instruction)
+    attempt(runtime, instruction)
+    answer(runtime, instruction, outcome)
     with pytest.raises(errors.RestrictViolation):
-        _attempt(runtime, instruction, 2)
+        attempt(runtime, instruction, 2)
 
 
 def test_a_key_stands_for_one_instruction(zone, runtime, database):
     instruction, other = zone.instruction("a"), zone.instruction("b")
-    _event(runtime, instruction, 3, "approved", "submitting")
-    _attempt(runtime, instruction, key="one")
-    with _connect(database.approver_url) as approver:
-        _event(approver, other, 3, "held", "approved")
-    _event(runtime, other, 4, "approved", "submitting")
+    with runtime.transaction():
+        submit(runtime, instruction)
+    attempt(runtime, instruction, key="one")
+    with connect(database.approver_url) as approver:
+        event(approver, other, 3, "held", "approved")
+    with runtime.transaction():
+        submit(runtime, other, 4, "b", 5000)
     with pytest.raises(errors.UniqueViolation):
-        _attempt(runtime, other, key="one")
+        attempt(runtime, other, key="one")
 
 
 def test_the_kept_hash_is_that_of_the_bytes(zone, runtime):
     instruction = zone.instruction("a")
-    _event(runtime, instruction, 3, "approved", "submitting")
+    with runtime.transaction():
+        submit(runtime, instruction)
     with pytest.raises(errors.CheckViolation):
         runtime.execute(
             """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
@@ -435,44 +359,28 @@ def test_the_functions_behind_the_triggers_are_nobodys_to_call(runtime):
     assert functions == []
 
 
-def _posting(connection, day, no, revision=1, currency="GBP", is_open=True, match_id="m-2024-08-17"):
-    seq = connection.execute(
-        """INSERT INTO day_postings
-               (match_day, seq, input_hashes, matches, shares, entries_posted, run_id, code_version)
-           SELECT %s, coalesce(max(seq), 0) + 1, '{}', 0, 0, 0, 'r', '1' FROM day_postings WHERE match_day = %s
-           RETURNING seq""",
-        (day, day),
-    ).fetchone()[0]
-    connection.execute(
-        """INSERT INTO match_postings (match_id, posting_no, match_day, day_seq, competition_id, revision, content_hash,
-               rules_hash, schedule_version, currency, payout_policy, participants, is_open)
-           VALUES (%s, %s, %s, %s, 'c1', %s, 'h', 'r', 'v', %s, 'immediate', '[]', %s)""",
-        (match_id, no, day, seq, revision, currency, is_open),
-    )
-
-
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 def test_a_match_is_posted_under_one_day_in_revisions_that_never_go_back(login, request):
     connection = request.getfixturevalue(login)
     later = DAY + dt.timedelta(days=3)
-    _posting(connection, DAY, 2, revision=5)
+    posting(connection, DAY, 2, revision=5)
     for wrong in [{"no": 3, "revision": 4}, {"no": 5, "revision": 5}, {"no": 3, "revision": 5, "currency": "EUR"}]:
         with pytest.raises(errors.RestrictViolation, match="does not follow"):
-            _posting(connection, DAY, **wrong)
+            posting(connection, DAY, **wrong)
     with pytest.raises(errors.RestrictViolation, match="does not follow"):
-        _posting(connection, later, 3, revision=6)
-    _posting(connection, DAY, 3, revision=6, is_open=False)
-    _posting(connection, later, 4, revision=6)
+        posting(connection, later, 3, revision=6)
+    posting(connection, DAY, 3, revision=6)
 
 
 def test_a_first_posting_is_numbered_one(runtime):
     with pytest.raises(errors.RestrictViolation, match="does not follow"):
-        _posting(runtime, DAY, 2, match_id="new")
+        posting(runtime, DAY, 2, match_id="new")
 
 
 def _post_again(connection, posting_no):
     """Post every accrual of the match again under a number of our choice."""
     journal = uuid.uuid4()
+    posting(connection, DAY, 2)
     connection.execute(
         """INSERT INTO journals (journal_id, kind, day, match_id, posting_no, run_id, code_version)
            VALUES (%s, 'accrual', %s, 'm-2024-08-17', 2, 'r', '1')""",
