@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Where this is set, every start compiles every import again; the program is slow without its bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install demo up test lint bench lock
+.PHONY: help install demo up test lint bench simulate lock
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
@@ -46,6 +46,11 @@ lint: .venv/installed-test ## format, lint and types, warnings as errors
 
 bench: .venv/installed-test ## measure; JSON lines
 	$(BIN)/python -m benchmarks
+
+SEEDS ?= 200
+FROM ?= 0
+simulate: .venv/installed-test ## worlds full of faults, SEEDS=n of them from seed FROM=n; prints figures and any failure
+	$(BIN)/python -m simulation --seeds $(SEEDS) --from $(FROM)
 
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-strip-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate --python-version 3.11
 lock: .venv/uv ## renew the pinned requirements

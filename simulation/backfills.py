@@ -1,0 +1,86 @@
+"""The law of backfills: any order of days ends with the same accruals and the same paid plus open; date order twice
+ends with the same ids.
+
+Belongs here: one world's days run in an order, and the comparison. Does not belong here: faults (`world`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from random import Random
+
+from payments_pipeline.domain.policy import Policy
+from simulation import history as ops
+from simulation.database import Database
+from simulation.model import Account
+from simulation.world import RuleBroken, World
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a backfill ended with.
+
+    Attributes:
+        accruals: what is posted, by party and currency.
+        paid_and_open: what was moved, is on its way or is open.
+        ids: of instructions and ledger entries.
+    """
+
+    accruals: dict[Account, int]
+    paid_and_open: dict[Account, int]
+    ids: frozenset[str]
+
+
+def check_backfills(database: Database, seed: int, policy: Policy) -> int:
+    """Run the days of a seed's world in date order twice, and in another order; give how many acts that took.
+
+    Raises:
+        RuleBroken: they end differently.
+    """
+    drawn = ops.draw(seed, {})
+    # A match moved between days under way belongs to the day that posted it first: no order can change that.
+    deliveries = tuple(op for op in drawn.operations if isinstance(op, ops.Deliver) and op.bump == 1)[: drawn.days]
+    settings = ops.History(drawn.days, drawn.limit_minor, 10**9, deliveries)
+    days = list(range(drawn.days))
+    shuffled = days.copy()
+    Random(seed).shuffle(shuffled)  # noqa: S311 - reproducible
+    acts = 0
+    ended = []
+    for order in (days, days, shuffled):
+        world = World(database, settings, policy)
+        try:
+            ended.append(_backfill(world, settings, order))
+            acts += world.acts
+        finally:
+            world.close()
+    first, again, other = ended
+    if first.ids != again.ids:
+        raise RuleBroken(f"date order twice gives other ids: {sorted(first.ids ^ again.ids)[:5]}")
+    for name in ("accruals", "paid_and_open"):
+        if getattr(first, name) != getattr(other, name):
+            raise RuleBroken(
+                f"order {shuffled} ends with other {name}: {getattr(other, name)}, not {getattr(first, name)}"
+            )
+    return acts
+
+
+def _backfill(world: World, settings: ops.History, order: list[int]) -> Ended:
+    for delivery in settings.operations:
+        world.do(delivery)
+    for day in order:
+        for kind in ops.ACTS[:-2]:
+            world.perform(ops.Act(kind, day))
+        for payment in [payment for payment in world.processor.payments if not payment.over]:
+            # Its key decides, so that equal instructions fare equally.
+            world.bank(payment, "fail" if payment.key < "2" else "settle", 0)
+        world.perform(ops.Act("settle", day))
+    for number in range(settings.days + 1):
+        world.perform(ops.Act("settle", number))
+    moved: Counter[Account] = Counter(world.model.open())
+    for instruction in world.model.instructed.values():
+        moved[instruction.party] += instruction.takes_minor
+    snapshot = world.snapshot
+    ids = {row["instruction_id"] for row in snapshot["payout_instructions"]}
+    ids |= {row["entry_id"] for row in snapshot["ledger_entries"]}
+    return Ended(world.model.owed(), {account: minor for account, minor in moved.items() if minor}, frozenset(ids))

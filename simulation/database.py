@@ -1,0 +1,145 @@
+"""The simulation's Postgres: one embedded server, one database per worker that each world starts afresh in.
+
+Belongs here: the server, the template whose clock is the simulation's, emptying, reading everything at once. Does not
+belong here: what is made of it. Nothing of these data need outlive the process, so the server does not wait for disks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from payments_pipeline.local import postgres, stack
+from payments_pipeline.storage.migrations import migrate
+
+Row = dict[str, Any]
+Snapshot = dict[str, list[Row]]
+_TEMPLATE = "simulation_template"
+#: Not of a world: the lifecycle is the schema's, the version Alembic's.
+_KEPT = ("lifecycle", "alembic_version")
+_SERVER = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "autovacuum": "off",
+    # Two tasks that wait for each other are not to hold up the others.
+    "deadlock_timeout": "20ms",
+}
+#: Postgres's own instants are the simulation's: every default that asks for the time asks here.
+_CLOCK = """
+    CREATE SCHEMA simulation;
+    CREATE TABLE simulation.clock (now_at timestamptz NOT NULL);
+    INSERT INTO simulation.clock VALUES ('2024-01-01Z');
+    CREATE FUNCTION simulation.now_at() RETURNS timestamptz LANGUAGE sql VOLATILE SECURITY DEFINER
+        AS 'SELECT now_at FROM simulation.clock';
+    GRANT USAGE ON SCHEMA simulation TO PUBLIC;
+    DO $$
+    DECLARE
+        told record;
+    BEGIN
+        FOR told IN SELECT table_name, column_name FROM information_schema.columns
+                    WHERE table_schema = 'payments' AND column_default = 'clock_timestamp()' LOOP
+            EXECUTE format('ALTER TABLE payments.%I ALTER %I SET DEFAULT simulation.now_at()',
+                           told.table_name, told.column_name);
+        END LOOP;
+    END
+    $$;
+"""
+
+
+@dataclass(frozen=True)
+class Server:
+    """The running server."""
+
+    home: Path
+    port: int
+
+    def url(self, login: postgres.Login, database: str) -> str:
+        """Give a database's address for a login."""
+        return postgres.url(self.home, login, database, self.port)
+
+    def superuser(self, database: str = "postgres") -> psycopg.Connection[Any]:
+        """Open a connection that may do everything."""
+        return psycopg.connect(self.url(postgres.SUPERUSER, database), autocommit=True)
+
+
+@contextmanager
+def server(home: Path) -> Iterator[Server]:
+    """Run the simulation's server, with its template made anew."""
+    with stack.attached(home, ("postgres",)) as state:
+        assert state is not None
+        running = Server(home, state.postgres_port)
+        with running.superuser() as connection:
+            for name, value in _SERVER.items():
+                connection.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
+            connection.execute("SELECT pg_reload_conf()")
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_TEMPLATE)))
+            create = sql.SQL("CREATE DATABASE {} OWNER {}")
+            connection.execute(create.format(*map(sql.Identifier, (_TEMPLATE, postgres.MIGRATOR.name))))
+        migrate(running.url(postgres.MIGRATOR, _TEMPLATE))
+        with running.superuser(_TEMPLATE) as connection:
+            connection.execute(_CLOCK)
+        yield running
+
+
+class Database:
+    """One worker's database, emptied for each world."""
+
+    def __init__(self, running: Server, name: str) -> None:
+        with running.superuser() as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+            create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}")
+            connection.execute(create.format(*map(sql.Identifier, (name, postgres.MIGRATOR.name, _TEMPLATE))))
+        self.url = running.url(postgres.RUNTIME, name)
+        self.admin = running.superuser(name)
+        self.admin.execute("SET search_path = payments")
+        self.admin.execute("SET timezone = UTC")
+        # Emptying is the one thing that every table refuses, triggers and all.
+        self._emptier = running.superuser(name)
+        self._emptier.execute("SET session_replication_role = replica")
+        self.tables = [
+            row[0]
+            for row in self.admin.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = 'payments' AND tablename <> ALL(%s) ORDER BY 1",
+                (list(_KEPT),),
+            ).fetchall()
+        ]
+        everything = sql.SQL(", ").join(
+            sql.SQL("(SELECT coalesce(json_agg(t), '[]') FROM payments.{} t)").format(sql.Identifier(table))
+            for table in self.tables
+        )
+        self._everything = sql.SQL("SELECT {}").format(everything)
+        self._emptied = 0
+
+    def empty(self) -> None:
+        """Take everything out; now and then also what that leaves behind."""
+        self._emptied += 1
+        tables = sql.SQL(", ").join(sql.Identifier("payments", table) for table in self.tables)
+        if self._emptied % 50 == 1:
+            self._emptier.execute(sql.SQL("TRUNCATE {}").format(tables))
+            return
+        with self._emptier.transaction():
+            for table in self.tables:
+                self._emptier.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier("payments", table)))
+
+    def set_clock(self, now: datetime) -> None:
+        """Say what time Postgres has."""
+        self.admin.execute("UPDATE simulation.clock SET now_at = %s", (now,))
+
+    def snapshot(self) -> Snapshot:
+        """Read every table, as of one moment."""
+        row = self.admin.execute(self._everything).fetchone()
+        assert row is not None
+        return dict(zip(self.tables, row, strict=True))
+
+    def close(self) -> None:
+        """End both connections."""
+        self.admin.close()
+        self._emptier.close()

@@ -1,0 +1,266 @@
+"""Histories: what happens in a world, one operation after the other, drawn from a seed.
+
+Belongs here: operations as plain values that print as code, and the drawing. Does not belong here: carrying them out
+(`world`). Each operation means something wherever it stands, so that a history stays one when others are left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+
+from simulation.effects import NO_FATE, Fate
+from simulation.inputs import COMPETITIONS, PARTIES, PLAYERS
+from simulation.processor import ANSWERS
+
+ACTS = ("post", "sweep", "dispatch", "settle", "reconcile")
+#: What a bank does with a payment that it took.
+HABITS = (
+    "settle",
+    "fail",
+    "settle_short",
+    "settle_in_parts",
+    "settle_then_return",
+    "return_before_settled",
+    "settle_then_fail",
+    "fail_then_settle",
+    "settle_twice",
+)
+
+
+@dataclass(frozen=True)
+class Deliver:
+    """A match is delivered: new, corrected (`bump` 1), contradicting (0) or outdated (-1)."""
+
+    match_id: str
+    competition_id: str
+    day: int
+    bump: int
+    status: str
+    revenue_minor: int | None
+    players: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Spoil:
+    """A match's row is lost, or cannot be accepted any more."""
+
+    match_id: str
+    how: str
+
+
+@dataclass(frozen=True)
+class ChangeRules:
+    """The rules of a delivered match change with effect in the past, or back."""
+
+    match_id: str
+    rules: int
+
+
+@dataclass(frozen=True)
+class ChangeParty:
+    """A party's reference data change."""
+
+    party_id: str
+    how: str
+
+
+@dataclass(frozen=True)
+class Act:
+    """One step of a day's run."""
+
+    kind: str
+    day: int
+    fate: Fate = NO_FATE
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Several steps at once, overtaking each other at boundaries as `order` has it."""
+
+    acts: tuple[Act, ...]
+    order: int
+
+
+@dataclass(frozen=True)
+class Resume:
+    """A stalled step goes on, after its sessions were ended or not; or its process dies."""
+
+    how: str
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The true time goes on, and the pipeline's clock comes to be so many minutes off it."""
+
+    hours: int
+    skew_minutes: int
+
+
+@dataclass(frozen=True)
+class Weather:
+    """What the processor will answer to the next submissions, or whether it is down."""
+
+    answers: tuple[str, ...]
+    down: bool
+
+
+@dataclass(frozen=True)
+class Bank:
+    """The processor does something with a payment that it took, reported so many days off the date asked for."""
+
+    pick: int
+    habit: str
+    late: int
+
+
+@dataclass(frozen=True)
+class OtherLine:
+    """A report line that is about no instruction, or comes twice."""
+
+    kind: str
+    day: int
+
+
+Operation = Deliver | Spoil | ChangeRules | ChangeParty | Act | Overlap | Resume | Jump | Weather | Bank | OtherLine
+
+
+@dataclass(frozen=True)
+class History:
+    """A world's settings and what happens in it.
+
+    Attributes:
+        days: match days.
+        limit_minor: an instruction above this is held.
+        day_limit_minor: most that is sent on a calendar day.
+        operations: in order.
+    """
+
+    days: int
+    limit_minor: int
+    day_limit_minor: int
+    operations: tuple[Operation, ...]
+
+
+def draw(seed: int, boundaries: dict[str, int]) -> History:
+    """Draw a history.
+
+    Args:
+        seed: same seed and boundaries, same history.
+        boundaries: how many boundaries each kind of act has come to, as recorded.
+    """
+    return _Drawing(Random(seed), boundaries).history()  # noqa: S311 - reproducible is what it is to be
+
+
+class _Drawing:
+    def __init__(self, rng: Random, boundaries: dict[str, int]) -> None:
+        self.rng = rng
+        self.boundaries = boundaries
+        self.days = rng.choice((1, 2, 2, 3))
+        self.matches = {
+            f"match-{number}": (rng.choice(list(COMPETITIONS)), rng.randrange(self.days))
+            for number in range(rng.randint(1, 3))
+        }
+        #: How much of each kind of trouble this world has.
+        self.trouble = {name: rng.choice((0, 1, 2, 4)) for name in ("input", "fates", "weather", "time", "bank")}
+
+    def history(self) -> History:
+        rng = self.rng
+        operations: list[Operation] = [self.delivery(match_id, 1) for match_id in self.matches]
+        days = list(range(self.days))
+        if rng.random() < 0.3:
+            rng.shuffle(days)
+        for day in days:
+            for kind in ACTS[:-1]:
+                operations += self.happenings()
+                operations.append(self.act(kind, day))
+            operations += self.happenings()
+        limit = rng.choice((10**9, 10**9, 10**9, 5_000))
+        return History(self.days, limit, rng.choice((10**9, 10**9, 20_000)), tuple(operations))
+
+    def happenings(self) -> list[Operation]:
+        rng = self.rng
+        kinds: dict[str, tuple[Callable[[], Operation], ...]] = {
+            "input": (self.deliver_again, self.spoil, self.change_rules, self.change_party, self.change_party),
+            "fates": (self.overlap, self.overlap, self.again, self.again, self.resume),
+            "weather": (self.weather,),
+            "time": (self.jump,),
+            "bank": (self.bank, self.bank, self.bank, self.other_line),
+        }
+        drawn: list[Operation] = []
+        for kind, makers in kinds.items():
+            if rng.random() < 0.13 * self.trouble[kind]:
+                drawn.append(rng.choice(makers)())
+        if rng.random() < 0.35:
+            drawn.append(Bank(rng.randrange(8), "settle", 0))
+        return drawn
+
+    def any_match(self) -> str:
+        return self.rng.choice(list(self.matches))
+
+    def any_day(self) -> int:
+        return self.rng.randrange(self.days + 2)
+
+    def delivery(self, match_id: str, bump: int) -> Deliver:
+        rng = self.rng
+        competition, day = self.matches[match_id]
+        if rng.random() < 0.1:
+            day = rng.randrange(self.days)
+        status = rng.choice(("completed", "completed", "completed", "awarded", "void"))
+        revenue = rng.choice((None, 0, 1, 29, 1_001, 10_000, 99_999))
+        players = tuple(player for player in PLAYERS if rng.random() < 0.5)
+        return Deliver(match_id, competition, day, bump, status, revenue, players)
+
+    def deliver_again(self) -> Deliver:
+        return self.delivery(self.any_match(), self.rng.choice((1, 1, 1, 1, 0, -1)))
+
+    def spoil(self) -> Spoil:
+        return Spoil(self.any_match(), self.rng.choice(("withdrawn", "rejected")))
+
+    def change_rules(self) -> ChangeRules:
+        return ChangeRules(self.any_match(), self.rng.randrange(2))
+
+    def change_party(self) -> ChangeParty:
+        how = self.rng.choice(("on_hold", "active", "new_token", "no_token", "no_collection", "collection", "closed"))
+        return ChangeParty(self.rng.choice(PARTIES), how)
+
+    def act(self, kind: str, day: int) -> Act:
+        rng = self.rng
+        fate = Fate()
+        if rng.random() < 0.1 * self.trouble["fates"]:
+            at = rng.randint(1, self.boundaries.get(kind, 20) + 1)
+            which = rng.choice(("crash_at", "crash_at", "sever_at", "stall_at"))
+            fate = Fate(**{which: at})
+        return Act(kind, day, fate)
+
+    def again(self) -> Act:
+        return self.act(self.rng.choice(ACTS), self.any_day())
+
+    def overlap(self) -> Overlap:
+        rng = self.rng
+        first = self.act(rng.choice(ACTS), self.any_day())
+        day = first.day if rng.random() < 0.6 else self.any_day()
+        kind = first.kind if rng.random() < 0.6 else rng.choice(ACTS)
+        return Overlap((first, self.act(kind, day)), rng.randrange(1_000_000))
+
+    def resume(self) -> Resume:
+        return Resume(self.rng.choice(("go on", "sever", "crash")))
+
+    def jump(self) -> Jump:
+        return Jump(self.rng.choice((0, 1, 6, 22, 24, 50)), self.rng.choice((-25, 0, 0, 25)))
+
+    def weather(self) -> Weather:
+        rng = self.rng
+        if rng.random() < 0.2:
+            return Weather((), down=True)
+        if rng.random() < 0.2:
+            return Weather(("unavailable",) * rng.randint(1, 12), down=False)
+        return Weather(tuple(rng.choice(ANSWERS) for _ in range(rng.randint(1, 4))), down=False)
+
+    def bank(self) -> Bank:
+        rng = self.rng
+        return Bank(rng.randrange(8), rng.choice(HABITS), rng.choice((0, 0, 0, 1, 2, -1)))
+
+    def other_line(self) -> OtherLine:
+        return OtherLine(self.rng.choice(("fee", "funding", "unknown_key", "repeated", "other")), self.any_day())

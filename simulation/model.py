@@ -1,0 +1,172 @@
+"""The model: what each party must have been paid and has open, said without any code of the product.
+
+It is told what was delivered, what the processor did, and which postings, sweeps and report lines were committed; it
+knows nothing of tables, locks or runs. Four rules are all of it:
+
+1. A match is posted as its shares say, unless that would contradict what is posted for it (`refusal`).
+2. What a party is owed is what is posted for it.
+3. An instruction of amount A takes A from it from the moment it is made; once failed, returned or cancelled it takes
+   only the cash that moved all the same; once settled, A, or the cash if that is more.
+4. What is left of 2 after 3 is open.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+from simulation.inputs import (
+    AWAY,
+    AWAY_WEIGHT,
+    COMPETITIONS,
+    FEE_BP,
+    FEE_CAP_MINOR,
+    HOME,
+    HOME_WEIGHT,
+    MATCH_FEE_MINOR,
+    ORGANISER,
+    ORGANISER_BP,
+    PLATFORM,
+    PLATFORM_MINOR,
+    PLAYED_STATUSES,
+    Match,
+)
+
+#: (party, currency)
+Account = tuple[str, str]
+
+
+def shares(match: Match) -> dict[str, int]:
+    """Give what each party gets (> 0) or owes (< 0) for a match, netted per party."""
+    given: dict[str, int] = defaultdict(int)
+    if match.status not in PLAYED_STATUSES:
+        return {}
+    revenue = match.revenue_minor or 0
+    given[PLATFORM] += min(PLATFORM_MINOR, revenue)
+    left = revenue - min(PLATFORM_MINOR, revenue)
+    percent = Fraction(left * ORGANISER_BP, 10_000)
+    rest = (left - percent) / (HOME_WEIGHT + AWAY_WEIGHT)
+    _hand_out(given, left, {ORGANISER: percent, HOME: rest * HOME_WEIGHT, AWAY: rest * AWAY_WEIGHT})
+    fee = MATCH_FEE_MINOR[match.rules]
+    percent = min(Fraction(fee * FEE_BP, 10_000), Fraction(FEE_CAP_MINOR))
+    for player in match.players:
+        given[player] -= fee
+        _hand_out(given, fee, {ORGANISER: percent, HOME: fee - percent})
+    return {party: minor for party, minor in given.items() if minor}
+
+
+def _hand_out(given: dict[str, int], amount: int, exact: dict[str, Fraction]) -> None:
+    """Give everybody the floor, and the units left over to the largest fractions; the first named wins a tie."""
+    units = amount - sum(int(part) for part in exact.values())
+    by_fraction = sorted(exact, key=lambda party: int(exact[party]) - exact[party])
+    for place, party in enumerate(by_fraction):
+        given[party] += int(exact[party]) + (place < units)
+
+
+@dataclass
+class Instructed:
+    """An instruction as the model knows it.
+
+    Attributes:
+        party: who, in which currency.
+        amount_minor: of the instruction, > 0.
+        sign: 1 where it pays the party, -1 where it collects.
+        moved_minor: cash that report lines taken in say has moved, in its own direction.
+        fate: unsent, sent, settled, undone or cancelled.
+    """
+
+    party: Account
+    amount_minor: int
+    sign: int
+    moved_minor: int = 0
+    fate: str = "unsent"
+
+    @property
+    def takes_minor(self) -> int:
+        """What it takes from what its party is owed."""
+        if self.fate in ("undone", "cancelled"):
+            return self.sign * max(self.moved_minor, 0)
+        if self.fate == "settled":
+            return self.sign * max(self.moved_minor, self.amount_minor)
+        return self.sign * self.amount_minor
+
+
+@dataclass
+class Model:
+    """Everything that was committed so far, and what follows."""
+
+    posted: dict[str, Match] = field(default_factory=dict)
+    instructed: dict[str, Instructed] = field(default_factory=dict)
+    breaks: dict[int, set[str]] = field(default_factory=dict)
+
+    def post(self, day: int, landed: tuple[Match, ...]) -> None:
+        """Post a day from what was landed for it."""
+        accepted = {match.match_id: match for match in landed if not match.rejected}
+        refused = {match_id for match_id, match in accepted.items() if self.refusal(match)}
+        held = {match_id for match_id, match in self.posted.items() if match.day == day and shares(match)}
+        self.breaks[day] = (held - accepted.keys()) | {
+            match_id
+            for match_id in refused
+            if shares(accepted[match_id]) or self.refusal(accepted[match_id]) != "posted under another day"
+        }
+        for match_id in accepted.keys() - refused:
+            self.posted[match_id] = accepted[match_id]
+
+    def refusal(self, match: Match) -> str:
+        """Say why a match may not be posted now; empty where it may."""
+        before = self.posted.get(match.match_id)
+        if before is None:
+            return ""
+        if shares(before) and before.day != match.day:
+            return "posted under another day"
+        if match.revision < before.revision:
+            return "older revision"
+        if match.revision == before.revision and match.content != before.content:
+            return "same revision, other content"
+        if match.revenue_minor is None and before.revenue_minor is not None:
+            return "revenue missing"
+        if match.revision == before.revision and set(before.players) - set(match.players):
+            return "participant missing"
+        if shares(before) and match.rules != before.rules and shares(match) != shares(before):
+            return "rules changed"
+        return ""
+
+    def take_in(self, key: str, kind: str, moved_minor: int) -> None:
+        """Take in one report line about an instruction; cash in the instruction's own direction."""
+        instruction = self.instructed[key]
+        instruction.moved_minor += moved_minor
+        if instruction.fate == "sent":
+            instruction.fate = "settled" if kind == "settled" else "undone"
+        elif instruction.fate == "settled" and kind == "returned":
+            instruction.fate = "undone"
+
+    def owed(self) -> dict[Account, int]:
+        """Give what is posted for each party."""
+        return _sums(
+            ((party, match.currency), minor) for match in self.posted.values() for party, minor in shares(match).items()
+        )
+
+    def waits_for(self, payers: set[Account]) -> dict[Account, int]:
+        """Give what parties are owed from match fees of these payers, where it is paid when they have paid."""
+        waiting: list[tuple[Account, int]] = []
+        for match in self.posted.values():
+            fees = replace(
+                match, revenue_minor=None, players=tuple(p for p in match.players if (p, match.currency) in payers)
+            )
+            if COMPETITIONS[match.competition_id][1] == "when_collected":
+                waiting += [((party, match.currency), minor) for party, minor in shares(fees).items() if minor > 0]
+        return _sums(waiting)
+
+    def open(self) -> dict[Account, int]:
+        """Give what each party must have open."""
+        taken = [(instruction.party, -instruction.takes_minor) for instruction in self.instructed.values()]
+        return _sums([*self.owed().items(), *taken])
+
+
+def _sums(amounts: Iterable[tuple[Account, int]]) -> dict[Account, int]:
+    totals: dict[Account, int] = defaultdict(int)
+    for account, minor in amounts:
+        totals[account] += minor
+    return {account: minor for account, minor in totals.items() if minor}

@@ -1,0 +1,236 @@
+"""The rules of the design, checked on everything that is stored, after every operation.
+
+Belongs here: what must hold of the tables by themselves, and against the model. Does not belong here: what the product
+computes; nothing of it is used. A breach is a sentence that names the record.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from datetime import date
+from typing import Any
+
+from simulation.database import Row, Snapshot
+from simulation.inputs import FIRST_DAY
+from simulation.model import Account, Model
+
+#: Tables whose rows never change or go.
+_APPEND_ONLY = (
+    "day_postings",
+    "posting_breaks",
+    "match_postings",
+    "journals",
+    "ledger_entries",
+    "sweeps",
+    "sweep_deferrals",
+    "payout_instructions",
+    "instruction_claims",
+    "claim_releases",
+    "instruction_events",
+    "payout_attempts",
+    "payout_attempt_outcomes",
+    "report_intakes",
+    "report_balances",
+    "report_lines",
+    "settlement_records",
+)
+_UNSENT = {"created", "held", "approved"}
+#: What the model calls each state.
+FATES = {
+    "created": "unsent",
+    "held": "unsent",
+    "approved": "unsent",
+    "netted": "netted",
+    "cancelled": "cancelled",
+    "submitting": "sent",
+    "submitted": "sent",
+    "unknown": "sent",
+    "settled": "settled",
+    "failed": "undone",
+    "returned": "undone",
+}
+
+
+def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
+    """Name everything that breaks a rule."""
+    yield from _append_only(before, now)
+    yield from _balanced(now)
+    yield from _pots(now)
+    yield from _claims(now)
+    yield from _attempts(now)
+    yield from _events(now)
+    yield from _as_the_model_says(now, model)
+
+
+def _append_only(before: Snapshot, now: Snapshot) -> Iterator[str]:
+    for table in _APPEND_ONLY:
+        if before and len(before[table]):
+            rows = set(map(repr, now[table]))
+            for row in before[table]:
+                if repr(row) not in rows:
+                    yield f"rule 5: {table} lost or changed {row}"
+
+
+def _signed(entry: Row) -> int:
+    """> 0 owed to the account."""
+    signed: int = entry["credit_minor"] - entry["debit_minor"]
+    return signed
+
+
+def _balanced(now: Snapshot) -> Iterator[str]:
+    sums: Counter[Any] = Counter()
+    for entry in now["ledger_entries"]:
+        sums[entry["currency"]] += _signed(entry)
+        sums[entry["journal_id"], entry["currency"]] += _signed(entry)
+    for key, difference in sums.items():
+        if difference:
+            yield f"rule 1: {key} is out of balance by {difference}"
+
+
+def _pots(now: Snapshot) -> Iterator[str]:
+    sums: Counter[Any] = Counter()
+    for entry in now["ledger_entries"]:
+        if entry["kind"] == "accrual":
+            sums[entry["match_id"], entry["pot"], entry["pot_party_id"], entry["currency"]] += _signed(entry)
+    for pot, difference in sums.items():
+        if difference:
+            yield f"rule 2: pot {pot} is not divided to the last minor unit: {difference}"
+
+
+def states_of(now: Snapshot) -> dict[str, str]:
+    """Give each instruction's state as its events say."""
+    return {
+        event["instruction_id"]: event["to_state"]
+        for event in sorted(now["instruction_events"], key=lambda event: event["seq"])
+    }
+
+
+def _claims(now: Snapshot) -> Iterator[str]:
+    states = states_of(now)
+    entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
+    released = {(release["item_id"], release["claim_no"]) for release in now["claim_releases"]}
+    live: dict[str, list[str]] = defaultdict(list)
+    net: Counter[str] = Counter()
+    for claim in now["instruction_claims"]:
+        entry, instruction = entries[claim["item_id"]], claim["instruction_id"]
+        net[instruction] += _signed(entry)
+        free = (claim["item_id"], claim["claim_no"]) in released
+        if free != (states[instruction] in ("cancelled", "failed", "returned")):
+            yield f"rule 9: {instruction} is {states[instruction]}, its item {claim['item_id']} released: {free}"
+        if not free:
+            live[claim["item_id"]].append(instruction)
+        if not entry["is_item"]:
+            yield f"entry {entry['entry_id']} of kind {entry['kind']} is claimed and is no item"
+    for item, instructions in live.items():
+        if len(instructions) > 1:
+            yield f"rule 9: item {item} is under {instructions}"
+    for row in now["payout_instructions"]:
+        sign = -1 if row["direction"] == "debit" else 1
+        instruction = row["instruction_id"]
+        if net[instruction] != sign * row["amount_minor"]:
+            yield f"instruction {instruction} of {row['amount_minor']} has items of {net[instruction]}"
+    items = {entry["entry_id"] for entry in now["ledger_entries"] if entry["is_item"]}
+    shown = {item["item_id"] for item in now["open_items"]}
+    if shown != items - live.keys():
+        yield f"open_items is not the items without a live claim: {shown ^ (items - live.keys())}"
+
+
+def _attempts(now: Snapshot) -> Iterator[str]:
+    outcomes = {(row["instruction_id"], row["attempt_no"]): row["outcome"] for row in now["payout_attempt_outcomes"]}
+    of: dict[str, list[Row]] = defaultdict(list)
+    for attempt in sorted(now["payout_attempts"], key=lambda attempt: attempt["attempt_no"]):
+        of[attempt["instruction_id"]].append(attempt)
+    for instruction, attempts in of.items():
+        same = {(row["idempotency_key"], row["request"], row["not_after"]) for row in attempts}
+        if len(same) != 1:
+            yield f"rule 6: the attempts of {instruction} differ in key, bytes or deadline"
+        for attempt in attempts[:-1]:
+            outcome = outcomes.get((instruction, attempt["attempt_no"]))
+            if outcome in (None, "acknowledged", "rejected"):
+                yield f"rule 9: attempt {attempt['attempt_no']} of {instruction} was {outcome}, and another followed"
+
+
+def _events(now: Snapshot) -> Iterator[str]:
+    reported = {(line["instruction_id"], line["kind"]) for line in now["report_lines"]}
+    for event in now["instruction_events"]:
+        state, instruction = event["to_state"], event["instruction_id"]
+        if state in ("settled", "returned") and (instruction, state) not in reported:
+            yield f"rule 10: {instruction} became {state} without a report line"
+        if event["from_state"] == "held" and state == "approved" and event["login"] == "payments_runtime_embedded":
+            yield f"rule 13: {instruction} was approved by the login that made it"
+    states = {row["instruction_id"]: row["state"] for row in now["instruction_states"]}
+    if states != states_of(now):
+        yield "instruction_states is not where the events lead"
+
+
+def _as_the_model_says(now: Snapshot, model: Model) -> Iterator[str]:
+    for instruction, state in states_of(now).items():
+        expected = model.instructed[instruction]
+        if FATES[state] != expected.fate and not (state == "netted" and expected.amount_minor == 0):
+            yield f"instruction {instruction} is {state}; by what happened it is {expected.fate}"
+    yield from _differ("rule 14: posted for", _accrued(now), model.owed())
+    yield from _differ("open of", open_of(now), model.open())
+    yield from _differ("balance of", _party_balances(now), _unpaid(now))
+    cash = Counter[Any]()
+    reported = Counter[Any]()
+    for entry in now["ledger_entries"]:
+        if entry["account"].startswith("cash:"):
+            cash[entry["currency"]] -= _signed(entry)
+    for line in now["report_lines"]:
+        reported[line["currency"]] += line["amount_minor"]
+    yield from _differ("rule 11: cash in", cash, reported)
+    newest: dict[str, tuple[int, set[str]]] = {}
+    for posting in now["day_postings"]:
+        if posting["seq"] >= newest.get(posting["match_day"], (0, set()))[0]:
+            broken = {
+                row["match_id"]
+                for row in now["posting_breaks"]
+                if (row["match_day"], row["seq"]) == (posting["match_day"], posting["seq"])
+            }
+            newest[posting["match_day"]] = (posting["seq"], broken)
+    for on, (_, broken) in newest.items():
+        day = (date.fromisoformat(on) - FIRST_DAY).days
+        if broken != model.breaks[day]:
+            yield f"breaks of {on} are {sorted(broken)}; by what was landed {sorted(model.breaks[day])}"
+
+
+def _differ(what: str, stored: dict[Any, int], expected: dict[Any, int]) -> Iterator[str]:
+    for key in stored.keys() | expected.keys():
+        if stored.get(key, 0) != expected.get(key, 0):
+            yield f"{what} {key}: stored {stored.get(key, 0)}, must be {expected.get(key, 0)}"
+
+
+def _accrued(now: Snapshot) -> dict[Account, int]:
+    sums: Counter[Account] = Counter()
+    for entry in now["ledger_entries"]:
+        if entry["kind"] == "accrual" and entry["party_id"]:
+            sums[entry["party_id"], entry["currency"]] += _signed(entry)
+    return sums
+
+
+def open_of(now: Snapshot) -> dict[Account, int]:
+    """Give what each party has open."""
+    sums: Counter[Account] = Counter()
+    for item in now["open_items"]:
+        sums[item["party_id"], item["currency"]] += item["amount_minor"]
+    return sums
+
+
+def _party_balances(now: Snapshot) -> dict[Account, int]:
+    sums: Counter[Account] = Counter()
+    for entry in now["ledger_entries"]:
+        if entry["party_id"]:
+            sums[entry["party_id"], entry["currency"]] += _signed(entry)
+    return sums
+
+
+def _unpaid(now: Snapshot) -> dict[Account, int]:
+    """Open items, and those claimed by instructions not yet sent."""
+    sums: Counter[Account] = Counter(open_of(now))
+    states = states_of(now)
+    for row in now["payout_instructions"]:
+        if states[row["instruction_id"]] in _UNSENT:
+            sign = -1 if row["direction"] == "debit" else 1
+            sums[row["party_id"], row["currency"]] += sign * row["amount_minor"]
+    return sums
