@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import select
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,7 +55,6 @@ class Lock(IntEnum):
     INSTRUCTIONS = 7_203_101
     #: One dispatch at a time; held across its transactions.
     DISPATCH = 7_203_102
-
 
 
 class Lender(Protocol):
@@ -153,8 +153,14 @@ def _new_pool(url: str) -> ConnectionPool[psycopg.Connection]:
 
 
 def _check_idle(connection: psycopg.Connection) -> None:
-    """Ask a connection that was not used for a while whether the server still knows it."""
-    if time.monotonic() - _PUT_BACK.get(connection, -_TRUST_IDLE_S) >= _TRUST_IDLE_S:
+    """Ask the server whether it still knows a connection that was not used for a while, or on which it said something.
+
+    A server that ends a connection says so on it; to look whether there is anything to read costs no round trip.
+    """
+    waiting = select.poll()
+    waiting.register(connection.fileno(), select.POLLIN)
+    unused_s = time.monotonic() - _PUT_BACK.get(connection, -_TRUST_IDLE_S)
+    if unused_s >= _TRUST_IDLE_S or waiting.poll(0):
         ConnectionPool.check_connection(connection)
 
 

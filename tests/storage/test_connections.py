@@ -15,7 +15,8 @@ def pid(connection: psycopg.Connection) -> int:
 def locks(url: str) -> int:
     with psycopg.connect(url) as observer:
         (count,) = observer.execute(
-            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s", (int(Lock.DAY),)
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", (int(Lock.DAY),)
         ).fetchone() or (0,)
     return int(count)
 
@@ -32,10 +33,11 @@ def test_a_lock_that_outlived_its_block_is_given_back_with_the_connection(databa
     close_connections()
 
 
-def test_a_connection_that_the_server_ended_while_it_was_idle_is_replaced(
-    database_url: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("trusted_s", [0.0, 3600.0])
+def test_a_connection_that_the_server_ended_between_two_uses_is_replaced(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, trusted_s: float
 ) -> None:
-    monkeypatch.setattr(postgres, "_TRUST_IDLE_S", 0.0)
+    monkeypatch.setattr(postgres, "_TRUST_IDLE_S", trusted_s)
     with connect(database_url) as connection:
         first = pid(connection)
     with psycopg.connect(database_url) as other:

@@ -81,7 +81,7 @@ def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_serv
         owner, url = (postgres_server.url(login, name) for login in (postgres.MIGRATOR, postgres.RUNTIME))
         with monkeypatch.context() as before:
             upgrade = command.upgrade
-            before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0003"))
+            before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0002"))
             migrate(owner)
         zone = MoneyZone(url)
         parties = parties_frame(a="active", b="active", c="on_hold")

@@ -2,10 +2,10 @@
 
 from payments_pipeline.storage.migrations import run_sql
 
-revision = "0003"
+revision = "0002"
 down_revision = "0001"
 
 
 def upgrade() -> None:
     """Add what approving needs."""
-    run_sql("0003_approving.sql")
+    run_sql("0002_approving.sql")
