@@ -168,17 +168,19 @@ def _new_references(cursor: psycopg.Cursor[Any], day: date, processor: str) -> l
         """SELECT r.entry_reference, l.report_date, l.kind, l.amount_minor, l.currency,
                   r.kind, r.amount_minor, r.currency
            FROM received r JOIN report_lines l USING (processor, entry_reference)
-           WHERE (l.report_date, l.kind, l.amount_minor, l.currency)
-                 <> (r.report_date, r.kind, r.amount_minor, r.currency)
-              OR (l.idempotency_key, l.subject) IS DISTINCT FROM (r.idempotency_key, r.subject)
+           WHERE (l.report_date, l.kind, l.amount_minor, l.currency, l.occurred_at, l.idempotency_key, l.subject,
+                  l.processor_reference, l.reason)
+                 IS DISTINCT FROM
+                 (r.report_date, r.kind, r.amount_minor, r.currency, r.occurred_at, r.idempotency_key, r.subject,
+                  r.processor_reference, r.reason)
            LIMIT 1"""
     ).fetchone()
     if changed is not None:
         reference, old_date, *content = changed
         raise ConflictError(
             f"{processor}: entry {reference} was taken in on {old_date} as {content[0]} of {content[1]} {content[2]}, "
-            f"and the report of {day} gives it as {content[3]} of {content[4]} {content[5]}, or about something "
-            "else. Nothing of the report was posted. Ask the processor which one holds."
+            f"and the report of {day} gives it as {content[3]} of {content[4]} {content[5]}, or with another "
+            "key, subject, reason, reference or instant. Nothing of the report was posted. Ask the processor which one holds."
         )
     cursor.execute(
         """SELECT entry_reference FROM received r

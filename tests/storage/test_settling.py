@@ -3,6 +3,7 @@
 import datetime as dt
 from typing import Any
 
+import pandas as pd
 import pytest
 from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, parties_frame
 
@@ -65,6 +66,9 @@ CHANGES = [
     {"currency": "EUR"},
     {"idempotency_key": "other"},
     {"subject": "pot:c1"},
+    {"processor_reference": "other"},
+    {"reason": "other"},
+    {"occurred_at": pd.Timestamp("2024-08-18T10:01Z")},
 ]
 
 
