@@ -179,8 +179,8 @@ def _new_references(cursor: psycopg.Cursor[Any], day: date, processor: str) -> l
         reference, old_date, *content = changed
         raise ConflictError(
             f"{processor}: entry {reference} was taken in on {old_date} as {content[0]} of {content[1]} {content[2]}, "
-            f"and the report of {day} gives it as {content[3]} of {content[4]} {content[5]}, or with another "
-            "key, subject, reason, reference or instant. Nothing of the report was posted. Ask the processor which one holds."
+            f"and the report of {day} gives it as {content[3]} of {content[4]} {content[5]}, or with another key, "
+            "subject, reason, reference or instant. Nothing of the report was posted. Ask the processor which holds."
         )
     cursor.execute(
         """SELECT entry_reference FROM received r

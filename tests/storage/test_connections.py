@@ -16,7 +16,8 @@ def locks(url: str) -> int:
     with psycopg.connect(url) as observer:
         (count,) = observer.execute(
             "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s "
-            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())", (int(Lock.DAY),)
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+            (int(Lock.DAY),),
         ).fetchone() or (0,)
     return int(count)
 
