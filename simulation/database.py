@@ -32,12 +32,13 @@ _SERVER = {
     # Two tasks that wait for each other are not to hold up the others.
     "deadlock_timeout": "20ms",
 }
-#: Postgres's own instants are the simulation's: every default that asks for the time asks here.
+#: Postgres's own instants are the simulation's: whatever asks for the time asks here (see SEARCH_PATH).
+SEARCH_PATH = "simulation,payments,pg_catalog"
 _CLOCK = """
     CREATE SCHEMA simulation;
     CREATE TABLE simulation.clock (now_at timestamptz NOT NULL);
     INSERT INTO simulation.clock VALUES ('2024-01-01Z');
-    CREATE FUNCTION simulation.now_at() RETURNS timestamptz LANGUAGE sql VOLATILE SECURITY DEFINER
+    CREATE FUNCTION simulation.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE SECURITY DEFINER
         AS 'SELECT now_at FROM simulation.clock';
     GRANT USAGE ON SCHEMA simulation TO PUBLIC;
     DO $$
@@ -46,8 +47,12 @@ _CLOCK = """
     BEGIN
         FOR told IN SELECT table_name, column_name FROM information_schema.columns
                     WHERE table_schema = 'payments' AND column_default = 'clock_timestamp()' LOOP
-            EXECUTE format('ALTER TABLE payments.%I ALTER %I SET DEFAULT simulation.now_at()',
+            EXECUTE format('ALTER TABLE payments.%I ALTER %I SET DEFAULT simulation.clock_timestamp()',
                            told.table_name, told.column_name);
+        END LOOP;
+        FOR told IN SELECT pg_get_functiondef(p.oid) AS words FROM pg_proc p
+                    WHERE p.pronamespace = 'payments'::regnamespace AND p.prosrc LIKE '%clock_timestamp()%' LOOP
+            EXECUTE replace(told.words, 'clock_timestamp()', 'simulation.clock_timestamp()');
         END LOOP;
     END
     $$;
@@ -98,6 +103,7 @@ class Database:
             create = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {}")
             connection.execute(create.format(*map(sql.Identifier, (name, postgres.MIGRATOR.name, _TEMPLATE))))
         self.url = running.url(postgres.RUNTIME, name)
+        self.approver_url = running.url(postgres.APPROVER, name)
         self.admin = running.superuser(name)
         self.admin.execute("SET search_path = payments")
         self.admin.execute("SET timezone = UTC")

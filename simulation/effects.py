@@ -119,8 +119,9 @@ class SimulatedConnection(psycopg.Connection[Any]):
 class SimulatedPool:
     """Lends connections to tasks, and knows which task has which."""
 
-    def __init__(self, url: str, effects: Effects) -> None:
+    def __init__(self, url: str, effects: Effects, search_path: str) -> None:
         self._url = url
+        self._search_path = search_path
         self._effects = effects
         self._idle: list[SimulatedConnection] = []
 
@@ -133,7 +134,7 @@ class SimulatedPool:
         return connection
 
     def _open(self) -> SimulatedConnection:
-        options = "-c search_path=payments -c timezone=UTC"
+        options = f"-c search_path={self._search_path} -c timezone=UTC"
         connection = SimulatedConnection.connect(self._url, autocommit=True, options=options)
         connection.effects = self._effects
         return connection
@@ -312,7 +313,10 @@ class Effects:
     def _end_sessions(self, task: Task) -> None:
         for connection in task.sessions:
             if not connection.closed:
-                self._admin.execute("SELECT pg_terminate_backend(%s, 10000)", (connection.pgconn.backend_pid,))
+                pid = connection.pgconn.backend_pid
+                self._admin.execute("SELECT pg_terminate_backend(%s)", (pid,))
+                while self._admin.execute("SELECT FROM pg_stat_activity WHERE pid = %s", (pid,)).fetchone() is not None:
+                    time.sleep(0.001)
 
 
 def _site() -> str:

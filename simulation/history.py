@@ -15,6 +15,8 @@ from simulation.inputs import COMPETITIONS, PARTIES, PLAYERS
 from simulation.processor import ANSWERS
 
 ACTS = ("post", "sweep", "dispatch", "settle", "reconcile")
+#: What people do, each with the n-th thing that waits for it: `day` is n.
+DECISIONS = ("approve", "refuse", "resolve")
 #: What a bank does with a payment that it took.
 HABITS = (
     "settle",
@@ -68,7 +70,7 @@ class ChangeParty:
 
 @dataclass(frozen=True)
 class Act:
-    """One step of a day's run."""
+    """One step of a day's run, or a person's decision."""
 
     kind: str
     day: int
@@ -157,13 +159,15 @@ class _Drawing:
     def __init__(self, rng: Random, boundaries: dict[str, int]) -> None:
         self.rng = rng
         self.boundaries = boundaries
-        self.days = rng.choice((1, 2, 2, 3))
+        self.days = rng.choice((1, 1, 2, 2, 3))
         self.matches = {
             f"match-{number}": (rng.choice(list(COMPETITIONS)), rng.randrange(self.days))
             for number in range(rng.randint(1, 3))
         }
         #: How much of each kind of trouble this world has.
-        self.trouble = {name: rng.choice((0, 1, 2, 4)) for name in ("input", "fates", "weather", "time", "bank")}
+        self.trouble = {
+            name: rng.choice((0, 1, 3, 5)) for name in ("input", "people", "fates", "weather", "time", "bank")
+        }
 
     def history(self) -> History:
         rng = self.rng
@@ -173,16 +177,16 @@ class _Drawing:
             rng.shuffle(days)
         for day in days:
             for kind in ACTS[:-1]:
-                operations += self.happenings()
-                operations.append(self.act(kind, day))
+                operations += [*self.happenings(), *self.before(kind), self.act(kind, day)]
             operations += self.happenings()
-        limit = rng.choice((10**9, 10**9, 10**9, 5_000))
+        limit = rng.choice((10**9, 10**9, 500, 5_000))
         return History(self.days, limit, rng.choice((10**9, 10**9, 20_000)), tuple(operations))
 
     def happenings(self) -> list[Operation]:
         rng = self.rng
         kinds: dict[str, tuple[Callable[[], Operation], ...]] = {
             "input": (self.deliver_again, self.spoil, self.change_rules, self.change_party, self.change_party),
+            "people": (self.decide,),
             "fates": (self.overlap, self.overlap, self.again, self.again, self.resume),
             "weather": (self.weather,),
             "time": (self.jump,),
@@ -190,11 +194,19 @@ class _Drawing:
         }
         drawn: list[Operation] = []
         for kind, makers in kinds.items():
-            if rng.random() < 0.13 * self.trouble[kind]:
+            if rng.random() < 0.16 * self.trouble[kind]:
                 drawn.append(rng.choice(makers)())
-        if rng.random() < 0.35:
+        if rng.random() < 0.25:
             drawn.append(Bank(rng.randrange(8), "settle", 0))
         return drawn
+
+    def before(self, kind: str) -> list[Operation]:
+        """Trouble where it tells: answers before something is sent, what the bank does before its report is read."""
+        makers: dict[str, tuple[str, Callable[[], Operation]]]
+        makers = {"dispatch": ("weather", self.weather), "settle": ("bank", self.bank)}
+        if kind not in makers or self.rng.random() > 0.2 * self.trouble[makers[kind][0]]:
+            return []
+        return [makers[kind][1]() for _ in range(self.rng.randint(1, 2))]
 
     def any_match(self) -> str:
         return self.rng.choice(list(self.matches))
@@ -228,11 +240,14 @@ class _Drawing:
     def act(self, kind: str, day: int) -> Act:
         rng = self.rng
         fate = Fate()
-        if rng.random() < 0.1 * self.trouble["fates"]:
+        if rng.random() < 0.16 * self.trouble["fates"]:
             at = rng.randint(1, self.boundaries.get(kind, 20) + 1)
             which = rng.choice(("crash_at", "crash_at", "sever_at", "stall_at"))
             fate = Fate(**{which: at})
         return Act(kind, day, fate)
+
+    def decide(self) -> Act:
+        return self.act(self.rng.choice(("approve", *DECISIONS)), self.rng.randrange(3))
 
     def again(self) -> Act:
         return self.act(self.rng.choice(ACTS), self.any_day())

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 
 from simulation.inputs import (
     AWAY,
     AWAY_WEIGHT,
-    COMPETITIONS,
     FEE_BP,
     FEE_CAP_MINOR,
     HOME,
@@ -147,17 +146,6 @@ class Model:
         return _sums(
             ((party, match.currency), minor) for match in self.posted.values() for party, minor in shares(match).items()
         )
-
-    def waits_for(self, payers: set[Account]) -> dict[Account, int]:
-        """Give what parties are owed from match fees of these payers, where it is paid when they have paid."""
-        waiting: list[tuple[Account, int]] = []
-        for match in self.posted.values():
-            fees = replace(
-                match, revenue_minor=None, players=tuple(p for p in match.players if (p, match.currency) in payers)
-            )
-            if COMPETITIONS[match.competition_id][1] == "when_collected":
-                waiting += [((party, match.currency), minor) for party, minor in shares(fees).items() if minor > 0]
-        return _sums(waiting)
 
     def open(self) -> dict[Account, int]:
         """Give what each party must have open."""

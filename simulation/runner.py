@@ -180,7 +180,9 @@ def database_of(running: Server, name: str) -> Iterator[Database]:
 
 def _batch(given: tuple[Server, range]) -> Figures:
     running, seeds = given
-    gc.freeze()  # what the imports made is never garbage
+    # What the imports made is never garbage, and little of what a world makes is.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
     figures, policy = Figures(), shipped_policy()
     with database_of(running, f"simulation_{seeds.start}") as database:
         boundaries = record_boundaries(database, policy)

@@ -20,12 +20,15 @@ from zoneinfo import ZoneInfo
 import pandas as pd
 import psycopg
 
-from payments_pipeline.domain.errors import InvariantError, LedgerFaultError, PaymentsError
+from payments_pipeline.domain.errors import ConfigurationError, InvariantError, LedgerFaultError, PaymentsError
 from payments_pipeline.domain.policy import CurrencyPolicy, Policy
+from payments_pipeline.domain.proposals import Resolution
 from payments_pipeline.domain.schemas import RECONCILIATION, SETTLEMENT_RECORDS
 from payments_pipeline.processors.base import SettlementReport
 from payments_pipeline.processors.dispatch import Dispatch
+from payments_pipeline.storage import approvals
 from payments_pipeline.storage.ledger_entries import post_day
+from payments_pipeline.storage.objects import StorageUnavailableError
 from payments_pipeline.storage.payout_instructions import sweep_day_items
 from payments_pipeline.storage.postgres import RunInfo, connect, lend_from
 from payments_pipeline.storage.reconciliation import reconcile_day
@@ -33,7 +36,7 @@ from payments_pipeline.storage.settlement_records import take_report_in
 from payments_pipeline.storage.table_declarations import Table
 from payments_pipeline.storage.tables import WriteMode, write_rows
 from simulation import history as ops
-from simulation.database import Database, Snapshot
+from simulation.database import SEARCH_PATH, Database, Snapshot
 from simulation.effects import Effects, Fate, SimulatedPool, Status, Task
 from simulation.inputs import FIRST_DAY, PARTIES, POTS, Match, Party, day_input, day_of, input_hash, parties_frame
 from simulation.model import Account, Instructed, Model, shares
@@ -60,8 +63,9 @@ class World:
         self.days = settings.days
         self.policy = _policy(policy, settings)
         self.effects = Effects(database.admin)
-        self.pool = SimulatedPool(database.url, self.effects)
-        lend_from(database.url, self.pool)
+        self.pools = [SimulatedPool(url, self.effects, SEARCH_PATH) for url in (database.url, database.approver_url)]
+        for url, pool in zip((database.url, database.approver_url), self.pools, strict=True):
+            lend_from(url, pool)
         self.true_now = datetime.combine(day_of(1), datetime.min.time(), _ZONE) + timedelta(hours=3)
         self.skew = timedelta()
         self.processor = SimulatedProcessor(self.effects, lambda: self.true_now, self._seen)
@@ -86,7 +90,8 @@ class World:
         """Leave nothing under way; connections are not kept."""
         for task in list(self.effects.under_way):
             self.effects.crash(task)
-        self.pool.close()
+        for pool in self.pools:
+            pool.close()
 
     def perform(self, operation: ops.Operation) -> None:
         """Carry out one operation, then check everything."""
@@ -268,11 +273,19 @@ class World:
             body(run, act.day)
         except (InvariantError, LedgerFaultError):
             raise
+        except (ConfigurationError, StorageUnavailableError):
+            if not task.severed:
+                raise
         except PaymentsError as error:
             self.faults[f"refused_{type(error).__name__}"] += 1
         except psycopg.OperationalError:
             if not task.severed:
                 raise
+        except psycopg.errors.RestrictViolation as error:
+            # Stalled between reading the clock and committing: Postgres refuses what can no longer be sent.
+            if "its deadline was" not in str(error):
+                raise
+            self.faults["refused_past_its_deadline"] += 1
 
     def _post(self, run: RunInfo, day: int) -> None:
         landed = tuple(self.landing.get(day, {}).values())
@@ -329,6 +342,31 @@ class World:
     def _store(self, table: str, frame: pd.DataFrame, mode: WriteMode, day: int) -> None:
         with connect(self.database.url) as connection:
             write_rows(connection, _TABLES[table], frame, mode, day_of(day).isoformat())
+
+    # Acts of people ------------------------------------------------------------------------------------------------
+
+    def _approve(self, _run: RunInfo, number: int) -> None:
+        for row in approvals.held(self.database.url)[number : number + 1]:
+            self.faults["approved"] += 1
+            approvals.approve(
+                self.database.approver_url, str(row["instruction_id"]), row["digest"], "looked at", self.now().date()
+            )
+
+    def _refuse(self, _run: RunInfo, number: int) -> None:
+        for row in approvals.held(self.database.url)[number : number + 1]:
+            self.faults["refused"] += 1
+            approvals.refuse(self.database.approver_url, str(row["instruction_id"]), "not now", self.now().date())
+
+    def _resolve(self, run: RunInfo, number: int) -> None:
+        """A person asks the processor's people, who know what became of it; another accepts."""
+        given_up = sorted(key for key in self.model.instructed if self._is_for_a_person(key))
+        for key in given_up[number : number + 1]:
+            self.faults["resolved_by_a_person"] += 1
+            carried_out = any(payment.key == key and not payment.rejected for payment in self.processor.payments)
+            found = Resolution(key, "submitted" if carried_out else "failed", "a letter")
+            identity = approvals.propose(self.database.url, found, "asked", "somebody")
+            approvals.decide(self.database.approver_url, identity, "accepted", "seen")
+            approvals.carry_out_accepted(self.database.url, self.now().date(), run)
 
     def _seen(self, key: str, body: bytes) -> None:
         """Hold what reaches the processor against what is committed: nothing leaves without an attempt of its bytes."""
@@ -415,7 +453,7 @@ class World:
             elif state == "submitted" and instruction not in accepted:
                 raise RuleBroken(f"instruction {instruction} is submitted, and the processor never took it")
             elif state == "failed" and not by_report:
-                if instruction not in rejected:
+                if instruction not in rejected and (instruction in accepted or not self._is_past(instruction)):
                     raise RuleBroken(f"rule 8: instruction {instruction} failed, and the processor never refused it")
                 self.model.instructed[instruction].fate = "undone"
 
@@ -446,7 +484,6 @@ class World:
             RuleBroken: somebody was not, or not once.
         """
         self._end_troubles()
-        self.observe()
         for day in sorted({match.day for match in self.delivered.values()}):
             landed = self.landing.get(day, {})
             if self.model.breaks.get(day) != set() or any(self.model.posted.get(m) != landed[m] for m in landed):
@@ -459,6 +496,10 @@ class World:
             day = self.days + _CALM_AFTER_DAYS + 3 * number
             self._calm_act("sweep", day)
             self._calm_act("dispatch", day)
+            self.observe()
+            while any(map(self._is_for_a_person, self.model.instructed)):
+                self._calm_act("resolve", 0)
+                self.observe()
             for payment in self.processor.payments:
                 if not payment.over:
                     self.bank(payment, "settle", 0)
@@ -478,6 +519,7 @@ class World:
             if task in self.effects.under_way:
                 task.fate = Fate()
                 self.effects.run(task)
+        self.observe()
         self.skew = timedelta()
         self.policy = _policy(self.policy, ops.History(self.days, 10**12, 10**12, ()))
         self.parties = {party_id: Party(token=(party.token or 0) + 1_000) for party_id, party in self.parties.items()}
@@ -506,30 +548,26 @@ class World:
         return not any(self._waits(key) for key in self.model.instructed) and not self._open_beyond_minimum()
 
     def _waits(self, instruction: str) -> bool:
-        return self.model.instructed[instruction].fate in ("unsent", "sent") and not self._is_for_a_person(instruction)
+        return self.model.instructed[instruction].fate in ("unsent", "sent")
 
     def _is_for_a_person(self, instruction: str) -> bool:
         """Say whether its deadline passed and the processor does not know its key: it is never sent again."""
-        if states_of(self.snapshot).get(instruction) != "unknown":
-            return False
-        not_after = min(
-            datetime.fromisoformat(row["not_after"])
+        return states_of(self.snapshot).get(instruction) == "unknown" and self._is_past(instruction)
+
+    def _is_past(self, instruction: str) -> bool:
+        """Say whether the deadline of an instruction that was sent has passed."""
+        return any(
+            self.now() > datetime.fromisoformat(row["not_after"])
             for row in self.snapshot["payout_attempts"]
             if row["instruction_id"] == instruction
         )
-        return self.now() >= not_after
 
     def _open_beyond_minimum(self) -> dict[Account, int]:
-        """Give what is open and has no right to be: neither below the minimum, nor waiting for a payer.
-
-        A payer waits where a person has to find out what became of a collection; until then nobody is paid from it.
-        """
-        stuck = {self.model.instructed[key].party for key in self.model.instructed if self._is_for_a_person(key)}
-        waits = self.model.waits_for(stuck)
+        """Give what is open and has no right to be."""
         return {
             account: minor
             for account, minor in self.model.open().items()
-            if abs(minor) >= self.policy.of(account[1]).minimum_minor and not 0 < minor <= waits.get(account, 0)
+            if abs(minor) >= self.policy.of(account[1]).minimum_minor
         }
 
     def _reconcile_residues(self) -> None:
@@ -542,10 +580,10 @@ class World:
         }
         last = {row["instruction_id"]: row["report_date"] for row in sorted(lines, key=lambda row: row["report_date"])}
         dates = {date.fromisoformat(on) for key, on in last.items() if key in odd}
-        intakes = [date.fromisoformat(row["report_date"]) for row in self.snapshot["report_intakes"]]
-        for day in sorted({*dates, *intakes[-1:]}):
+        for day in sorted(dates):
             self._calm_act("reconcile", (day - FIRST_DAY).days)
-        self.observe()
+        if dates:
+            self.observe()
 
     def _hold_everybody_paid(self) -> None:
         """Hold what the processor moved against what is owed: the whole of it, once, to the last minor unit."""
@@ -555,11 +593,10 @@ class World:
             lost[instruction.party] -= instruction.sign * payment.moved_minor
         for account, minor in self.model.open().items():
             lost[account] -= minor
-        for key, instruction in self.model.instructed.items():
+        for instruction in self.model.instructed.values():
             left = instruction.takes_minor - instruction.sign * instruction.moved_minor
-            named = instruction.fate in ("settled", "undone") or self._is_for_a_person(key)
-            if left and named:
-                lost[instruction.party] -= left  # a break in transit, which reconciliation names, or a person's to end
+            if left and instruction.fate in ("settled", "undone"):
+                lost[instruction.party] -= left  # in transit: a break, which reconciliation names
         self.lost_minor = sum(map(abs, lost.values()))
         waiting = [key for key in self.model.instructed if self._waits(key)]
         found = [
