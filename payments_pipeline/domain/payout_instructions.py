@@ -150,7 +150,8 @@ def _nets(free: pd.DataFrame, parties: pd.DataFrame, failing: pd.DataFrame, poli
     nets = nets.merge(known, on="party_id", how="left")
     pays = nets["amount_minor"] > 0
     collects = nets["amount_minor"] < 0
-    nets["token"] = nets["payout_token"].where(pays, nets["collection_token"].where(collects))
+    token = nets["payout_token"].where(pays, nets["collection_token"].where(collects)).astype(object)
+    nets["token"] = token.where(token.notna(), None)  # the digest is over null, as it is stored, never over NaN
     failed = nets.merge(failing.assign(failing=True), on=["party_id", "currency", "token"], how="left")["failing"]
     minimum = _per_currency(nets["currency"], policy, "minimum_minor")
     conditions = [

@@ -92,7 +92,11 @@ RULES: dict[str, TableCheck] = {
                    SELECT FROM payout_attempt_outcomes o
                    WHERE o.instruction_id = e.instruction_id AND o.outcome = w.outcome)
              AND NOT (e.to_state = 'failed' AND EXISTS (
-                   SELECT FROM report_lines l WHERE l.instruction_id = e.instruction_id AND l.kind = 'failed'))""",
+                   SELECT FROM report_lines l WHERE l.instruction_id = e.instruction_id AND l.kind = 'failed'))
+             -- Never accepted until its deadline: it is asked about, though no attempt of it went without an answer.
+             AND NOT (e.to_state = 'unknown' AND EXISTS (
+                   SELECT FROM payout_attempts a
+                   WHERE a.instruction_id = e.instruction_id AND a.not_after <= e.recorded_at))""",
         "SELECT count(*) FROM instruction_events WHERE to_state IN ('submitted', 'failed', 'unknown')",
     ),
     "sending is posted once, for the instruction's amount": TableRule(
