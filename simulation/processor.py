@@ -184,7 +184,8 @@ class SimulatedProcessor:
             self._count("report_unanswered")
             raise ProcessorUnavailableError("503")
         lines = pd.DataFrame(self._of(report_date), columns=_LINE_COLUMNS).astype({"amount_minor": "int64"})
-        before = [line for line in self.lines if line["report_date"] <= report_date]
+        each = {line["entry_reference"]: line for line in self.lines}.values()  # one that comes twice is one
+        before = [line for line in each if line["report_date"] <= report_date]
         currencies = sorted({line["currency"] for line in before})
         closing = [sum(line["amount_minor"] for line in before if line["currency"] == code) for code in currencies]
         opening = [

@@ -27,6 +27,8 @@ from simulation.world import RuleBroken, World
 _SEEDS_A_PROCESS = 100
 #: Every so many seeds the law of backfills is checked too.
 _BACKFILLS_EVERY = 10
+#: And every so many, beginning with the sixth, `verify` is run at the end.
+_VERIFY_EVERY = 10
 _SHORTEN_S = 120.0
 
 
@@ -73,8 +75,15 @@ def shipped_policy() -> Policy:
     return load_policy(Settings(home=Path("unused"), config=None))
 
 
-def live(database: Database, history: History, policy: Policy, figures: Figures) -> None:
+def live(database: Database, history: History, policy: Policy, figures: Figures, *, verify: bool = False) -> None:
     """Live through a history, and its end.
+
+    Args:
+        database: emptied first.
+        history: what happens.
+        policy: as shipped; limits are the history's.
+        figures: added to.
+        verify: whether `verify` looks at everything at the end too.
 
     Raises:
         RuleBroken: something does not hold.
@@ -87,6 +96,8 @@ def live(database: Database, history: History, policy: Policy, figures: Figures)
             except RuleBroken as broken:
                 raise RuleBroken(f"after operation {number + 1}: {broken}") from broken
         world.calm()
+        if verify:
+            world.verify()
     finally:
         world.close()
         figures.operations += len(history.operations)
@@ -123,13 +134,13 @@ def record_boundaries(database: Database, policy: Policy) -> dict[str, int]:
     return most
 
 
-def shorten(database: Database, history: History, policy: Policy) -> History:
+def shorten(database: Database, history: History, policy: Policy, *, verify: bool = False) -> History:
     """Leave out what a failing history can do without, as long as it still fails and there is time."""
     until = time.monotonic() + _SHORTEN_S
 
     def fails(operations: tuple[Operation, ...]) -> bool:
         try:
-            live(database, replace(history, operations=operations), policy, Figures())
+            live(database, replace(history, operations=operations), policy, Figures(), verify=verify)
         except RuleBroken:
             return True
         return False
@@ -156,12 +167,12 @@ def _run_seed(database: Database, seed: int, boundaries: dict[str, int], policy:
     figures.seeds += 1
     history = draw(seed, boundaries)
     try:
-        live(database, history, policy, figures)
+        live(database, history, policy, figures, verify=seed % _VERIFY_EVERY == 5)
         if seed % _BACKFILLS_EVERY == 0:
             figures.backfills += 1
             figures.acts += check_backfills(database, seed, policy)
     except RuleBroken as broken:
-        shortest = shorten(database, history, policy)
+        shortest = shorten(database, history, policy, verify=seed % _VERIFY_EVERY == 5)
         lines = [f"seed {seed}: {broken}", f"days={shortest.days} limit_minor={shortest.limit_minor}"]
         figures.failures.append("\n    ".join([*lines, *map(repr, shortest.operations)]))
 

@@ -150,8 +150,9 @@ def _nets(free: pd.DataFrame, parties: pd.DataFrame, failing: pd.DataFrame, poli
     nets = nets.merge(known, on="party_id", how="left")
     pays = nets["amount_minor"] > 0
     collects = nets["amount_minor"] < 0
-    token = nets["payout_token"].where(pays, nets["collection_token"].where(collects)).astype(object)
-    nets["token"] = token.where(token.notna(), None)  # the digest is over null, as it is stored, never over NaN
+    tokens = [nets[column].to_numpy(object) for column in ("payout_token", "collection_token")]
+    # Null where nothing is sent, as it is stored: pandas would put NaN, and the digest would be over that.
+    nets["token"] = np.select([pays.to_numpy(bool), collects.to_numpy(bool)], tokens, np.array(None, dtype=object))
     failed = nets.merge(failing.assign(failing=True), on=["party_id", "currency", "token"], how="left")["failing"]
     minimum = _per_currency(nets["currency"], policy, "minimum_minor")
     conditions = [
