@@ -276,7 +276,9 @@ def accept(proposal_id: str, reason: str, as_json: bool) -> None:
         decided = approvals.decide(approver_url, proposal_id, "accepted", reason)
         outcome = approvals.carry_out_accepted(url, today, _by_command())
     waits = outcome.waiting.get(proposal_id)
-    words = f"accepted, and waits: {waits}" if waits else f"accepted and carried out: {decided['kind']} {proposal_id}"
+    if decided["kind"] == "rule_change":
+        waits = f"the next run of {decided['content']['match_day']} posts it"
+    words = f"accepted; {waits}" if waits else f"accepted and carried out: {decided['kind']} {proposal_id}"
     _said(as_json, decided | {"carried_out": waits is None, "waits": waits}, words)
 
 

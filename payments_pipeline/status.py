@@ -63,6 +63,14 @@ _PROPOSALS = """
        OR d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL OR s.state = 'unknown')
     ORDER BY p.proposed_at, p.proposal_id LIMIT 100
 """
+_RULE_CHANGES = """
+    SELECT content ->> 'competition_id' AS competition_id, effect ->> 0 AS account, effect ->> 1 AS currency,
+           sum((effect ->> 2)::bigint)::bigint AS amount_minor, count(*) AS days
+    FROM proposals LEFT JOIN proposal_decisions d USING (proposal_id),
+         jsonb_array_elements(content -> 'effect') AS effect
+    WHERE kind = 'rule_change' AND d.proposal_id IS NULL
+    GROUP BY 1, 2, 3 ORDER BY 1, abs(sum((effect ->> 2)::bigint)) DESC, 2 LIMIT 100
+"""
 _INSTRUCTION = """
     SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, s.state,
            i.digest, i.policy_version, i.maker, i.run_id
@@ -92,7 +100,12 @@ def overall(url: str, *, day: date | None = None, party: str | None = None) -> d
     parameters = {"day": day, "party": party}
     parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD}
     if party is None:
-        parts |= {"proposals": _PROPOSALS, "posting_breaks": _POSTING_BREAKS, "reconciliation_breaks": _BREAKS}
+        parts |= {
+            "proposals": _PROPOSALS,
+            "rule_changes": _RULE_CHANGES,
+            "posting_breaks": _POSTING_BREAKS,
+            "reconciliation_breaks": _BREAKS,
+        }
     found = _read(url, parts, parameters)
     for row in found["open_items"]:
         row["words"] = (

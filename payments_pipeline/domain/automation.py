@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
@@ -245,3 +245,36 @@ def grown_report_dates(
     """
     grown = (day for day in sorted(taken) if day not in under_way and listed.get(day, taken[day]) != taken[day])
     return list(islice(grown, limit))
+
+
+#: Reference data that rules are made of.
+RULE_TABLES = ("competitions", "fee_schedules")
+
+
+def days_under_other_rules(
+    posted: Iterable[tuple[date, str, str, Mapping[str, str], str]],
+    rules_on: Callable[[date], Mapping[str, str]],
+    hashes: Mapping[str, str],
+) -> dict[date, str]:
+    """Give the days to run because their posted matches fall under other rules now, and what they are run for.
+
+    Args:
+        posted: day, competition_id, rules_hash that matches of it are posted under, hashes of the reference data that
+            the day last ran on, and the id of a change of rules accepted since ("" for none).
+        rules_on: rules_hash of each competition on a day, as of now.
+        hashes: of the reference data as it is now.
+
+    Returns:
+        In order of day, words that stand for the state of the reference data and the acceptance: run once for each.
+    """
+    now = {table: hashes[table] for table in RULE_TABLES}
+    days: dict[date, str] = {}
+    known: dict[date, Mapping[str, str]] = {}
+    for day, competition_id, rules_hash, seen, accepted in posted:
+        if not accepted and {table: seen.get(table) for table in RULE_TABLES} == now:
+            continue  # it has run on these rules: its effect is proposed
+        if day not in known:
+            known[day] = rules_on(day)
+        if known[day].get(competition_id) != rules_hash:
+            days[day] = f"{sorted(now.items())} {accepted}"
+    return dict(sorted(days.items()))

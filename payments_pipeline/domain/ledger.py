@@ -16,6 +16,7 @@ import pandas as pd
 
 from payments_pipeline.domain.errors import InvariantError
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.proposals import RuleChange, rule_changes
 
 #: A share's key: what a posting is the n-th of. The account stands for the party.
 ENTRY_KEY = ["match_id", "pot", "pot_party_id", "line_no", "account", "currency"]
@@ -60,7 +61,8 @@ WORDS = {
         "changes: restore it, and start a new competition."
     ),
     BreakReason.RULES_CHANGED: (
-        "was posted under other rules of {competition_id}. The difference waits until the change of rules is accepted."
+        "was posted under other rules of {competition_id}. The difference is proposed, and waits until an "
+        "approver accepts it: `payments-pipeline status` shows the proposal."
     ),
     BreakReason.ABSENT: (
         "is posted and not in the landing zone now. Deliver it again, or a newer revision that says what became of it."
@@ -80,12 +82,14 @@ class PostingPlan:
         journals: journal_id, match_id, posting_no.
         entries: columns of `ledger_entries`; per journal and currency debits equal credits.
         breaks: match_id, reason, words.
+        rule_changes: what changed rules would do to matches that wait for a person: one a competition.
     """
 
     matches: pd.DataFrame
     journals: pd.DataFrame
     entries: pd.DataFrame
     breaks: pd.DataFrame
+    rule_changes: tuple[RuleChange, ...] = ()
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -157,6 +161,7 @@ def plan_posting(
     rejected: pd.DataFrame,
     posted_matches: pd.DataFrame,
     posted_entries: pd.DataFrame,
+    accepted_rules: frozenset[tuple[str, str, str]] = frozenset(),
 ) -> PostingPlan:
     """Work out what a day's posting writes.
 
@@ -169,6 +174,7 @@ def plan_posting(
         posted_matches: newest `match_postings` row of every match in `matches` and of every match held by this day.
         posted_entries: per key of those matches: ENTRY_KEY, recipient, schedule_version, amount_minor (the sum
             posted, > 0 a credit) and posting_no (how many postings).
+        accepted_rules: match_id, rules_hash and content_hash of matches whose change of rules was accepted.
 
     Returns:
         The plan; empty where the day says what is posted already.
@@ -189,12 +195,14 @@ def plan_posting(
     deltas = _deltas(current, posted_entries)
     differs = state["match_id"].isin(deltas["match_id"].unique())
     has_shares = state["match_id"].isin(current["match_id"].unique())
-    reasons, details = _break_reasons(day, state, differs)
+    reasons, details = _break_reasons(day, state, differs, accepted_rules)
     silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares
     postable = state[reasons.eq("")]
     breaks = [_break_rows(state, reasons.where(~silent, ""), details)]
     breaks.append(_absent(day, state, rejected, posted_matches))
 
+    waiting = state[reasons.eq(BreakReason.RULES_CHANGED)]
+    proposed = rule_changes(day, waiting, deltas)
     deltas = deltas[deltas["match_id"].isin(postable["match_id"])]
     changed = postable[
         postable["posted_posting_no"].isna()
@@ -209,6 +217,7 @@ def plan_posting(
         journals=journals,
         entries=entries,
         breaks=pd.concat(breaks, ignore_index=True).sort_values("match_id", ignore_index=True),
+        rule_changes=tuple(proposed),
     )
 
 
@@ -284,7 +293,9 @@ def _state_differs(state: pd.DataFrame) -> pd.Series:
     return differs
 
 
-def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[pd.Series, dict[str, list[str]]]:
+def _break_reasons(
+    day: date, state: pd.DataFrame, differs: pd.Series, accepted_rules: frozenset[tuple[str, str, str]]
+) -> tuple[pd.Series, dict[str, list[str]]]:
     """Give each match its break reason ("" where it may be posted) and the participants that are missing."""
     posted = state["posted_posting_no"].notna()
     is_open = state["posted_is_open"].eq(True)  # noqa: FBT003 - null counts as not open
@@ -297,6 +308,8 @@ def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[
         ].itertuples(index=False)
         if (gone := _missing_participants(before, now))
     }
+    rules = zip(state["match_id"], state["rules_hash"], state["content_hash"], strict=True)
+    is_accepted = pd.Series([each in accepted_rules for each in rules], index=state.index, dtype=bool)
     conditions = [
         (BreakReason.POSTED_UNDER_ANOTHER_DAY, is_open & state["posted_match_day"].ne(day)),
         (BreakReason.OLDER_REVISION, posted & state["revision"].lt(state["posted_revision"].fillna(0))),
@@ -307,7 +320,10 @@ def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[
         (BreakReason.REVENUE_MISSING, state["revenue_minor"].isna() & state["posted_revenue_minor"].notna()),
         (BreakReason.PARTICIPANT_MISSING, state["match_id"].isin(missing)),
         (BreakReason.CURRENCY_CHANGED, is_open & state["currency"].ne(state["posted_currency"])),
-        (BreakReason.RULES_CHANGED, is_open & state["rules_hash"].ne(state["posted_rules_hash"]) & differs),
+        (
+            BreakReason.RULES_CHANGED,
+            is_open & state["rules_hash"].ne(state["posted_rules_hash"]) & differs & ~is_accepted,
+        ),
     ]
     reasons = np.select(
         [condition.to_numpy(dtype=bool) for _, condition in conditions], [str(reason) for reason, _ in conditions], ""

@@ -23,6 +23,7 @@ class ProposalKind(StrEnum):
 
     WRITE_OFF = "write_off"
     RESOLUTION = "resolution"
+    RULE_CHANGE = "rule_change"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,48 @@ class Resolution:
     instruction_id: str
     to_state: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class RuleChange:
+    """What rules that were changed with effect in the past do to matches that are posted.
+
+    Attributes:
+        competition_id: whose rules.
+        match_day: day of the matches, ISO 8601.
+        matches: match_id, rules_hash and content_hash of each, as they would be posted.
+        effect: account, currency and amount_minor (> 0 a credit) of each account that changes.
+    """
+
+    competition_id: str
+    match_day: str
+    matches: list[list[str]]
+    effect: list[list[Any]]
+
+
+def rule_changes(day: date, changed: pd.DataFrame, deltas: pd.DataFrame) -> list[RuleChange]:
+    """Say what a change of rules does to a day's matches, one proposal per competition.
+
+    Args:
+        day: the match day.
+        changed: match_id, competition_id, rules_hash, content_hash of the matches that wait for it.
+        deltas: match_id, account, currency, amount_minor of what posting them would post.
+    """
+    found = []
+    for competition_id, matches in changed.sort_values("match_id").groupby("competition_id", sort=True):
+        of_matches = deltas[deltas["match_id"].isin(matches["match_id"])]
+        effect = of_matches.groupby(["account", "currency"], sort=True, as_index=False)["amount_minor"].sum()
+        found.append(
+            RuleChange(
+                str(competition_id),
+                day.isoformat(),
+                matches[["match_id", "rules_hash", "content_hash"]].to_numpy().tolist(),
+                [[a, c, int(m)] for a, c, m in effect[effect["amount_minor"] != 0].itertuples(index=False)]
+                # Within an account it may even out; that something is posted is what is decided.
+                or [[str(of_matches["account"].iloc[0]), str(of_matches["currency"].iloc[0]), 0]],
+            )
+        )
+    return found
 
 
 def proposal_id(kind: ProposalKind, content: dict[str, Any], n: int) -> str:

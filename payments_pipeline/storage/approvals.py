@@ -22,7 +22,14 @@ from psycopg.types.json import Jsonb
 from payments_pipeline.domain.errors import ConfigurationError, ConflictError, PaymentsError
 from payments_pipeline.domain.lifecycle import UNSENT, State
 from payments_pipeline.domain.payout_instructions import instruction_digest
-from payments_pipeline.domain.proposals import ProposalKind, Resolution, WriteOff, proposal_id, write_off_entries
+from payments_pipeline.domain.proposals import (
+    ProposalKind,
+    Resolution,
+    RuleChange,
+    WriteOff,
+    proposal_id,
+    write_off_entries,
+)
 from payments_pipeline.storage.payout_instructions import cancel, write_events
 from payments_pipeline.storage.payout_submissions import resolve
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, transaction_lock
@@ -188,25 +195,42 @@ def propose(url: str, proposal: WriteOff | Resolution, reason: str, maker: str) 
     Raises:
         NotApprovedError: the party owes less, or the instruction's outcome is known or not yet given up on.
     """
-    kind = ProposalKind.WRITE_OFF if isinstance(proposal, WriteOff) else ProposalKind.RESOLUTION
-    content = dataclasses.asdict(proposal)
     with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
         fault = _fault(cursor, proposal)
         if fault:
             raise NotApprovedError(f"{fault} Nothing was proposed.")
-        decided = cursor.execute(
-            """SELECT count(*) FROM proposals JOIN proposal_decisions USING (proposal_id)
-               WHERE kind = %s AND content = %s""",
-            (str(kind), Jsonb(content)),
-        ).fetchone()
-        assert decided is not None
-        identity = proposal_id(kind, content, decided[0] + 1)
-        cursor.execute(
-            """INSERT INTO proposals (proposal_id, kind, content, reason, maker) VALUES (%s, %s, %s, %s, %s)
-               ON CONFLICT DO NOTHING""",
-            (identity, str(kind), Jsonb(content), reason, maker),
-        )
+        return write_proposal(cursor, proposal, reason, maker)
+
+
+_KINDS = {
+    WriteOff: ProposalKind.WRITE_OFF,
+    Resolution: ProposalKind.RESOLUTION,
+    RuleChange: ProposalKind.RULE_CHANGE,
+}
+
+
+def write_proposal(
+    cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | RuleChange, reason: str, maker: str
+) -> str:
+    """Write a proposal, in the caller's transaction; one that says the same and is not decided is that one.
+
+    Returns:
+        Its id.
+    """
+    kind, content = _KINDS[type(proposal)], dataclasses.asdict(proposal)
+    decided = cursor.execute(
+        """SELECT count(*) FROM proposals JOIN proposal_decisions USING (proposal_id)
+           WHERE kind = %s AND content = %s""",
+        (str(kind), Jsonb(content)),
+    ).fetchone()
+    assert decided is not None
+    identity = proposal_id(kind, content, decided[0] + 1)
+    cursor.execute(
+        """INSERT INTO proposals (proposal_id, kind, content, reason, maker) VALUES (%s, %s, %s, %s, %s)
+           ON CONFLICT DO NOTHING""",
+        (identity, str(kind), Jsonb(content), reason, maker),
+    )
     return identity
 
 

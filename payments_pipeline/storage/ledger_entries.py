@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from payments_pipeline.domain.errors import ConflictError, StaleInputError
 from payments_pipeline.domain.ledger import PostingPlan, plan_posting
+from payments_pipeline.storage.approvals import write_proposal
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, day_key, read_frame, session_lock
 
 _STRING, _INT, _DATE, _BOOL = pa.string(), pa.int64(), pa.date32(), pa.bool_()
@@ -63,6 +64,14 @@ _POSTED_ENTRIES_SCHEMA = {
     "amount_minor": _INT,
     "posting_no": _INT,
 }
+
+
+#: Matches of a day whose change of rules an approver has accepted, as they would be posted.
+_ACCEPTED_RULES = """
+    SELECT accepted ->> 0, accepted ->> 1, accepted ->> 2
+    FROM proposals JOIN proposal_decisions USING (proposal_id), jsonb_array_elements(content -> 'matches') AS accepted
+    WHERE kind = 'rule_change' AND decision = 'accepted' AND content ->> 'match_day' = %s
+"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +153,7 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     posted_entries = read_frame(cursor, _POSTED_ENTRIES, {}, _POSTED_ENTRIES_SCHEMA)
     rejected = day_input.rejected
     rejected = rejected[(rejected["dataset"] == "match_results") & (rejected["outcome"] == "rejected")]
+    accepted = cursor.execute(_ACCEPTED_RULES, (day.isoformat(),)).fetchall()
     plan = plan_posting(
         day,
         day_input.matches,
@@ -152,6 +162,7 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
         rejected[["match_id", "reason"]].astype(object).dropna(),
         posted_matches,
         posted_entries,
+        frozenset((match_id, rules_hash, content_hash) for match_id, rules_hash, content_hash in accepted),
     )
     row = cursor.execute(
         """INSERT INTO day_postings
@@ -171,6 +182,8 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     ).fetchone()
     assert row is not None
     seq: int = row[0]
+    for change in plan.rule_changes:
+        write_proposal(cursor, change, "rules changed with effect in the past", run.maker)
     copy_frame(cursor, "posting_breaks", plan.breaks.assign(match_day=day, seq=seq))
     copy_frame(cursor, "match_postings", plan.matches.assign(match_day=day, day_seq=seq))
     copy_frame(

@@ -39,6 +39,7 @@ _NAMES = sorted({*APPEND_ONLY, *WRITTEN_BY_NO_LOGIN, "reconciliation"})
 _CHECKED = {
     "check_match_postings": "match_postings",
     "check_corrections": "match_postings",
+    "check_rule_changes": "journals",
     "check_ledger_entries": "ledger_entries",
     "check_write_offs": "ledger_entries",
     "check_births": "payout_instructions",

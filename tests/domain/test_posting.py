@@ -77,7 +77,13 @@ class Books:
     matches: list[dict[str, Any]] = field(default_factory=list)
     entries: pd.DataFrame = field(default_factory=pd.DataFrame)
 
-    def plan(self, *delivered: Delivered, day: dt.date = DAY, rejected: tuple[str, ...] = ()) -> PostingPlan:
+    def plan(
+        self,
+        *delivered: Delivered,
+        day: dt.date = DAY,
+        rejected: tuple[str, ...] = (),
+        accepted_rules: frozenset[tuple[str, ...]] = frozenset(),
+    ) -> PostingPlan:
         rows = [one.rows(day) for one in delivered]
         return plan_posting(
             day,
@@ -87,10 +93,11 @@ class Books:
             pd.DataFrame({"match_id": list(rejected), "reason": "bad_value"}, dtype=object),
             self._posted_matches(day, [one.match_id for one in delivered]),
             self._posted_entries([one.match_id for one in delivered]),
+            accepted_rules,
         )
 
-    def post(self, *delivered: Delivered, day: dt.date = DAY, rejected: tuple[str, ...] = ()) -> PostingPlan:
-        plan = self.plan(*delivered, day=day, rejected=rejected)
+    def post(self, *delivered: Delivered, day: dt.date = DAY, **other: Any) -> PostingPlan:
+        plan = self.plan(*delivered, day=day, **other)
         self.matches += plan.matches.assign(match_day=day).to_dict("records")
         if len(plan.entries):
             self.entries = pd.concat([self.entries, plan.entries], ignore_index=True)
@@ -350,6 +357,33 @@ def test_rules_changed_in_the_past_wait_only_where_they_change_an_amount():
     plan = books.post(Delivered(rules="s", split=0), Delivered(match_id="m2", rules="s"))
     assert reasons(plan) == {"m1": BreakReason.RULES_CHANGED}
     assert books.owed() == Delivered().amounts()
+
+
+def test_rules_changed_in_the_past_are_proposed_with_their_effect_and_posted_once_accepted():
+    books = Books()
+    books.post(Delivered(), Delivered(match_id="m2"))
+    changed = Delivered(rules="s", split=0)
+    plan = books.post(changed, Delivered(match_id="m2", rules="s"))
+    [proposed] = plan.rule_changes
+    assert [match[0] for match in proposed.matches] == ["m1"]
+    assert sum(minor for *_, minor in proposed.effect) == 0
+    accepted = frozenset(tuple(match) for match in proposed.matches)
+    plan = books.post(changed, Delivered(match_id="m2", rules="s"), accepted_rules=accepted)
+    assert reasons(plan) == {}
+    assert plan.rule_changes == ()
+    assert books.owed() == changed.amounts()
+    difference = plan.entries.assign(minor=plan.entries["credit_minor"] - plan.entries["debit_minor"])
+    posted = difference.groupby(["account", "currency"])["minor"].sum()
+    assert {(a, c): m for a, c, m in proposed.effect} == {key: int(m) for key, m in posted.items() if m}
+
+
+def test_an_acceptance_is_of_the_rules_and_results_that_were_proposed():
+    books = Books()
+    books.post(Delivered())
+    [proposed] = books.post(Delivered(rules="s", split=0)).rule_changes
+    accepted = frozenset(tuple(match) for match in proposed.matches)
+    plan = books.post(Delivered(rules="t", split=1), accepted_rules=accepted)
+    assert reasons(plan) == {"m1": BreakReason.RULES_CHANGED}
 
 
 def test_a_match_is_posted_under_one_day_until_its_accruals_net_to_zero():

@@ -108,6 +108,31 @@ def test_a_debt_is_proposed_by_one_and_written_off_by_another(limited: Home) -> 
     assert all(row["ok"] for row in limited.rows("verify"))
 
 
+def test_rules_changed_with_effect_in_the_past_move_nothing_until_somebody_accepts(limited: Home) -> None:
+    def cheaper(row: dict[str, str]) -> dict[str, str]:
+        is_it = (
+            row["competition_id"] == "northern-2025" and row["recipient"] == "organiser" and row["method"] == "percent"
+        )
+        return row | ({"value": "900"} if is_it else {})
+
+    _rewrite(Path(limited.environment["PAYMENTS_REFERENCE_URL"]) / "fee_schedules.csv", cheaper)
+    for _ in range(2):
+        (row,) = limited.rows("run", "--date", DAY)
+        assert row["entries_posted"] == 0
+    shown = limited.rows("status")
+    (proposal,) = [row["proposal_id"] for row in shown if row["part"] == "proposals"]
+    effect = {row["account"]: row["amount_minor"] for row in shown if row["part"] == "rule_changes"}
+    assert len(effect) > 1
+    assert sum(effect.values()) == 0
+    (accepted,) = limited.rows("accept", proposal)
+    assert not accepted["carried_out"]
+    assert DAY in accepted["waits"]
+    (row,) = limited.rows("run", "--date", DAY)
+    assert row["entries_posted"] > 0
+    assert [row for row in limited.rows("status") if row["part"] == "rule_changes"] == []
+    assert all(row["ok"] for row in limited.rows("verify"))
+
+
 def test_an_id_that_is_none_is_one_clear_line(limited: Home) -> None:
     for command in (["approve", "x", "--digest", "y"], ["refuse", "x", "--reason", "y"], ["accept", "x"]):
         done = limited.run(*command, expect=2)

@@ -129,7 +129,7 @@ def posting(
     connection.execute(
         """INSERT INTO match_postings (match_id, posting_no, match_day, day_seq, competition_id, revision, content_hash,
                rules_hash, schedule_version, currency, payout_policy, participants, is_open, revenue_minor)
-           VALUES (%s, %s, %s, %s, 'c1', %s, %s, 'r', 'v', %s, 'immediate', %s, %s, %s)""",
+           VALUES (%s, %s, %s, %s, 'c1', %s, %s, 'rules', 'v', %s, 'immediate', %s, %s, %s)""",
         (match_id, no, day, seq, revision, content or f"content {revision}", currency, participants, is_open, revenue),
     )
 

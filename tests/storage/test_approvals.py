@@ -2,16 +2,17 @@
 
 import datetime as dt
 import json
+from functools import partial
 
 import psycopg
 import pytest
-from money_zone import DAY, RUN, FakeProcessor, MoneyZone, parties_frame, policy
+from money_zone import DAY, RUN, FakeProcessor, MoneyZone, match, parties_frame, policy, share
 from psycopg import errors
 
-from payments_pipeline.domain.errors import PayoutOutcomeUnknownError
+from payments_pipeline.domain.errors import ConflictError, PayoutOutcomeUnknownError
 from payments_pipeline.domain.proposals import Resolution, WriteOff
 from payments_pipeline.processors.base import LookUp, LookUpStatus
-from payments_pipeline.storage import approvals
+from payments_pipeline.storage import approvals, ledger_entries
 from payments_pipeline.storage.approvals import NotApprovedError
 
 PARTIES = parties_frame(a="active", b="active")
@@ -257,6 +258,52 @@ def test_a_write_off_that_nobody_accepted_is_refused_by_postgres(owing, database
         assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
         with pytest.raises(errors.UniqueViolation):
             by_runtime(700)
+
+
+# Rules changed with effect in the past -------------------------------------------------------------------------------
+
+
+def under(zone: MoneyZone, rules: str, a: int, b: int) -> None:
+    zone.post([match("m1", rules_hash=rules)], [share("m1", "a", a), share("m1", "b", b, 2)])
+
+
+def test_changed_rules_are_posted_once_their_effect_is_accepted(database):
+    zone = MoneyZone(database.url)
+    under(zone, "old", 600, 400)
+    for _ in range(2):
+        under(zone, "new", 500, 500)
+    assert zone.balances() == {"party:a": -600, "party:b": -400, "pot:c1": 1000}
+    [proposal] = approvals.pending(database.url)
+    assert proposal["content"]["effect"] == [["party:a", "GBP", -100], ["party:b", "GBP", 100]]
+    with pytest.raises(errors.InsufficientPrivilege):
+        by_hand(
+            database.url,
+            "INSERT INTO proposal_decisions (proposal_id, decision, reason, actor) VALUES (%s, 'accepted', 'x', 'x')",
+            proposal["proposal_id"],
+        )
+    approvals.decide(database.approver_url, proposal["proposal_id"], "accepted", "as announced")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+    under(zone, "other", 300, 700)
+    assert zone.balances()["party:a"] == -600, "other rules than those accepted"
+    for _ in range(2):
+        under(zone, "new", 500, 500)
+    assert zone.balances() == {"party:a": -500, "party:b": -500, "pot:c1": 1000}
+
+
+def test_postgres_posts_no_change_of_rules_that_nobody_accepted(database, monkeypatch):
+    zone = MoneyZone(database.url)
+    under(zone, "old", 600, 400)
+    monkeypatch.setattr(ledger_entries, "plan_posting", partial(_as_if_accepted, ledger_entries.plan_posting))
+    with pytest.raises(ConflictError, match="nobody accepted the change"):
+        under(zone, "new", 500, 500)
+    assert zone.balances() == {"party:a": -600, "party:b": -400, "pot:c1": 1000}
+
+
+def _as_if_accepted(plan_posting, *given):
+    *frames, _accepted = given
+    matches = frames[1]
+    rules = zip(matches["match_id"], matches["rules_hash"], matches["content_hash"], strict=True)
+    return plan_posting(*frames, frozenset(rules))
 
 
 # Resolving an unknown outcome ----------------------------------------------------------------------------------------

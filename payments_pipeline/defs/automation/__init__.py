@@ -10,6 +10,7 @@ import dagster as dg
 
 from payments_pipeline.defs.automation.alert_delivery import alert_delivery
 from payments_pipeline.defs.automation.changed_input import changed_input
+from payments_pipeline.defs.automation.changed_rules import changed_rules
 from payments_pipeline.defs.automation.check_failure_alerts import check_failure_alerts
 from payments_pipeline.defs.automation.daily_at_three import daily_at_three
 from payments_pipeline.defs.automation.grown_reports import grown_reports
@@ -40,6 +41,7 @@ def build_sensors(settings: Settings, clock: Callable[[], datetime] = _utc_now) 
         check_failure_alerts(clock),
         payout_alerts(settings, clock),
         changed_input(),
+        changed_rules(),
         missed_days(settings, clock),
         grown_reports(),
         alert_delivery(),
