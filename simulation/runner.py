@@ -26,9 +26,9 @@ from simulation.world import RuleBroken, World
 #: A process that crashed tasks keeps them for ever: it is let go after so many seeds.
 _SEEDS_A_PROCESS = 100
 #: Every so many seeds the law of backfills is checked too.
-_BACKFILLS_EVERY = 10
+_BACKFILLS_EVERY = 20
 #: And every so many, beginning with the sixth, `verify` is run at the end.
-_VERIFY_EVERY = 10
+_VERIFY_EVERY = 20
 _SHORTEN_S = 120.0
 
 
