@@ -25,7 +25,14 @@ from payments_pipeline.domain.errors import (
 from payments_pipeline.domain.lifecycle import State
 from payments_pipeline.domain.payout_submissions import execution_day, last_send_at
 from payments_pipeline.domain.policy import Policy
-from payments_pipeline.processors.base import Direction, LookUp, LookUpStatus, PayoutProcessor, PayoutRequest
+from payments_pipeline.processors.base import (
+    Capabilities,
+    Direction,
+    LookUp,
+    LookUpStatus,
+    PayoutProcessor,
+    PayoutRequest,
+)
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.payout_submissions import Attempt, Outcome
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_lock
@@ -112,15 +119,19 @@ class Dispatch:
         store.abandon_unanswered(connection, self.day, name, self.run)
         store.give_up_expired(connection, self.day, name, self.clock(), self.run)
         async with self.processor:
-            await self._resolve(connection, done)
+            # One rate and one number of requests under way for all that a dispatch asks and sends.
+            lane = _Lane(self.processor.capabilities, self.sleep)
+            await self._resolve(connection, lane, done)
             again = store.unavailable(connection, self.day, name, self.clock())
             if again:
-                await self._send(connection, store.begin_again(connection, self.day, again, self.run), done)
+                await self._send(connection, store.begin_again(connection, self.day, again, self.run), lane, done)
             done.cancelled = store.refuse_unpayable(connection, self.day, name, parties, self.run)
-            await self._send_approved(connection, done)
+            await self._send_approved(connection, parties, lane, done)
         return done
 
-    async def _send_approved(self, connection: psycopg.Connection, done: Dispatched) -> None:
+    async def _send_approved(
+        self, connection: psycopg.Connection, parties: pd.DataFrame, lane: _Lane, done: Dispatched
+    ) -> None:
         now = self.clock()
         midnight = now.astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0)
         approved = store.approved(connection, self.day, self.processor.name, midnight, self.policy)
@@ -131,6 +142,9 @@ class Dispatch:
             if done.stopped:
                 done.waiting += len(approved) - start
                 return
+            if start:
+                # The batches before took their time: what was corrected meanwhile does not leave.
+                done.cancelled += store.refuse_unpayable(connection, self.day, self.processor.name, parties, self.run)
             batch = approved.iloc[start : start + size].reset_index(drop=True)
             execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
             requests = [
@@ -150,13 +164,15 @@ class Dispatch:
             not_after = last_send_at(self.clock(), self.processor.capabilities.key_lifetime, self.policy)
             attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)
             done.sent += len(attempts)
-            await self._send(connection, attempts, done)
+            await self._send(connection, attempts, lane, done)
             self.progress(min(start + size, len(approved)), len(approved))
 
-    async def _send(self, connection: psycopg.Connection, attempts: Sequence[Attempt], done: Dispatched) -> None:
+    async def _send(
+        self, connection: psycopg.Connection, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched
+    ) -> None:
         """Send committed attempts; what was definitely not accepted is tried again, as an attempt of its own."""
         for retry in range(self.policy.dispatch.retries + 1):
-            outcomes = await self._send_once(attempts, done)
+            outcomes = await self._send_once(attempts, lane, done)
             store.finish(connection, self.day, outcomes, self.run)
             done.acknowledged += sum(outcome.outcome == "acknowledged" for outcome in outcomes)
             done.rejected += sum(outcome.outcome == "rejected" for outcome in outcomes)
@@ -171,13 +187,9 @@ class Dispatch:
             await self.sleep(random.uniform(0, 0.2 * 2**retry))  # noqa: S311 - no secret depends on it
             attempts = store.begin_again(connection, self.day, again, self.run)
 
-    async def _send_once(self, attempts: Sequence[Attempt], done: Dispatched) -> list[Outcome]:
-        pace = _Pace(self.processor.capabilities.requests_per_second, self.sleep)
-        slots = asyncio.Semaphore(self.processor.capabilities.max_concurrency)
-
+    async def _send_once(self, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched) -> list[Outcome]:
         async def send(attempt: Attempt) -> Outcome:
-            async with slots:
-                await pace()
+            async with lane:
                 if done.stopped:
                     return Outcome(attempt, "not_sent", message=done.stopped)
                 outcome = await self._submit(attempt)
@@ -211,13 +223,12 @@ class Dispatch:
         else:
             done._failures_in_a_row = 0
 
-    async def _resolve(self, connection: psycopg.Connection, done: Dispatched) -> None:
+    async def _resolve(self, connection: psycopg.Connection, lane: _Lane, done: Dispatched) -> None:
         """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
         asked = store.unknown(connection, self.day, self.processor.name)
-        slots = asyncio.Semaphore(self.processor.capabilities.max_concurrency)
 
         async def ask(attempt: Attempt) -> tuple[Attempt, LookUp | None]:
-            async with slots:
+            async with lane:
                 try:
                     return attempt, await self.processor.look_up(attempt.idempotency_key)
                 except ProcessorUnavailableError:
@@ -243,17 +254,25 @@ class Dispatch:
         done.unknown = len(asked) - len(moves)
 
 
-class _Pace:
-    """Spreads calls evenly over time, at most so many a second."""
+class _Lane:
+    """Lets calls through one after the other, at most so many a second, evenly, and at most so many at once."""
 
-    def __init__(self, per_second: int, sleep: Sleep) -> None:
-        self._gap_s = 1 / per_second
+    def __init__(self, capabilities: Capabilities, sleep: Sleep) -> None:
+        self._slots = asyncio.Semaphore(capabilities.max_concurrency)
+        self._gap_s = 1 / capabilities.requests_per_second
         self._next_s = 0.0
         self._sleep = sleep
 
-    async def __call__(self) -> None:
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+    async def __aenter__(self) -> None:
+        await self._slots.acquire()
+        now = asyncio.get_running_loop().time()
         self._next_s = max(self._next_s, now - 0.05) + self._gap_s
         if self._next_s > now:
-            await self._sleep(self._next_s - now)
+            try:
+                await self._sleep(self._next_s - now)
+            except BaseException:
+                self._slots.release()
+                raise
+
+    async def __aexit__(self, *_error: object) -> None:
+        self._slots.release()

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, line, parties_frame, policy, share
+from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, line, match, parties_frame, policy, share
 
 from payments_pipeline.domain.errors import (
     LedgerFaultError,
@@ -15,7 +15,13 @@ from payments_pipeline.domain.errors import (
     PayoutRejectedError,
     ProcessorUnavailableError,
 )
-from payments_pipeline.processors.base import Acknowledgement, LookUp, LookUpStatus, PayoutKeyConflictError
+from payments_pipeline.processors.base import (
+    Acknowledgement,
+    Capabilities,
+    LookUp,
+    LookUpStatus,
+    PayoutKeyConflictError,
+)
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.postgres import connect
 
@@ -536,3 +542,34 @@ def test_nothing_to_send_asks_the_processor_for_nothing(database):
     processor = FakeProcessor()
     done = zone.dispatch(PARTIES, processor)
     assert (done.sent, processor.requests, processor.looked_up) == (0, [], [])
+
+
+def test_what_is_corrected_while_a_long_dispatch_is_under_way_does_not_leave(database):
+    zone = MoneyZone(database.url)
+    first, second = match("m1"), match("m2")
+    zone.post([first, second], [share("m1", "a", 600), share("m2", "b", 500)])
+    zone.sweep(PARTIES)
+
+    def correct(_key: str) -> None:
+        if len(processor.requests) == 1:
+            zone.post([first, match("m2", revision=2)], [share("m1", "a", 600), share("m2", "b", 400)])
+
+    processor = FakeProcessor(answer=correct)
+    done = zone.dispatch(PARTIES, processor, policy=policy(dispatch={"batch_size": 1}))
+    assert keys(processor) == [zone.instruction("a")]
+    assert (done.sent, done.cancelled) == (1, 1)
+    assert zone.states()[f"b {DAY}"] == "cancelled"
+    assert zone.party_balances_disagree() == []
+
+
+def test_one_rate_holds_for_all_batches_retries_and_questions_of_a_dispatch(zone):
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    processor = FakeProcessor(capabilities=Capabilities(dt.timedelta(hours=24), 8, 1, 1.0))
+    zone.dispatch(PARTIES, processor, policy=policy(dispatch={"batch_size": 1}), sleep=sleep)
+    assert len(processor.requests) == 2
+    # Nobody really slept: each further call is due a second later than the one before, whichever batch it is of.
+    assert [round(seconds) for seconds in slept] == [1, 2]
