@@ -257,7 +257,10 @@ def begin(
 
 
 def begin_again(connection: psycopg.Connection, day: date, instruction_ids: list[str], run: RunInfo) -> list[Attempt]:
-    """Commit further attempts: the same key, bytes and deadline. Nothing is posted again."""
+    """Commit further attempts: the same key, bytes and deadline. Nothing is posted again.
+
+    One whose deadline has passed is left out: the next dispatch calls it unknown.
+    """
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
         cursor.execute(
@@ -266,7 +269,7 @@ def begin_again(connection: psycopg.Connection, day: date, instruction_ids: list
                SELECT DISTINCT ON (instruction_id) instruction_id, attempt_no + 1, idempotency_key, request,
                       request_sha256, execute_on, not_after, %s, %s
                FROM payout_attempts JOIN instruction_states s USING (instruction_id)
-               WHERE instruction_id = ANY(%s::uuid[]) AND s.state = 'submitting'
+               WHERE instruction_id = ANY(%s::uuid[]) AND s.state = 'submitting' AND not_after > clock_timestamp()
                ORDER BY instruction_id, attempt_no DESC
                RETURNING instruction_id::text, attempt_no, idempotency_key, request, not_after""",
             (day, run.run_id, instruction_ids),

@@ -1,5 +1,6 @@
 """Dispatch against a processor in memory: what is sent, when, how often, and what is never done."""
 
+import asyncio
 import datetime as dt
 import threading
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from payments_pipeline.processors.base import (
     LookUpStatus,
     PayoutKeyConflictError,
 )
+from payments_pipeline.processors.dispatch import utc_now
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.postgres import connect
 
@@ -573,3 +575,20 @@ def test_one_rate_holds_for_all_batches_retries_and_questions_of_a_dispatch(zone
     assert len(processor.requests) == 2
     # Nobody really slept: each further call is due a second later than the one before, whichever batch it is of.
     assert [round(seconds) for seconds in slept] == [1, 2]
+
+
+def test_a_retry_that_comes_after_the_deadline_is_not_begun_and_stops_nothing(zone):
+    # By a slow clock the deadline of the first attempt is a second off; the pause before the retry is longer.
+    def slow() -> dt.datetime:
+        return utc_now() - dt.timedelta(hours=22, minutes=59, seconds=59)
+
+    async def pause(_seconds: float) -> None:
+        await asyncio.sleep(1.2)
+
+    processor = FakeProcessor(answer=UNAVAILABLE)
+    zone.dispatch(PARTIES, processor, clock=slow, sleep=pause)
+    assert len(processor.requests) == 2
+    assert set(zone.states().values()) == {"submitting"}
+    zone.dispatch(PARTIES, processor)
+    assert len(processor.requests) == 2
+    assert set(zone.states().values()) == {"unknown"}
