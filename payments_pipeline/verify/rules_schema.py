@@ -5,6 +5,7 @@ Belongs here: triggers and grants. Does not belong here: rows.
 
 from __future__ import annotations
 
+from payments_pipeline.verify.rules_audit import AUDITED
 from payments_pipeline.verify.table_rule import TableRule
 
 #: What nobody may ever change.
@@ -31,9 +32,11 @@ APPEND_ONLY = (
     "alert_deliveries",
     "proposals",
     "proposal_decisions",
+    "audit_entries",
+    "audit_chain",
 )
 #: What only triggers, or a migration, may write.
-WRITTEN_BY_NO_LOGIN = ("open_items", "instruction_states", "lifecycle")
+WRITTEN_BY_NO_LOGIN = ("open_items", "instruction_states", "lifecycle", "audit_entries", "audit_chain")
 _NAMES = sorted({*APPEND_ONLY, *WRITTEN_BY_NO_LOGIN, "reconciliation"})
 #: Triggers that check or project what is inserted: without them rows come in that no other rule of Postgres refuses.
 _CHECKED = {
@@ -53,6 +56,8 @@ _CHECKED = {
     "check_attempts_posted": "payout_attempts",
     "check_report_lines": "report_lines",
     "check_proposal_decisions": "proposal_decisions",
+    **{f"audit_{table}": table for table in AUDITED},
+    "link_audit_entry": "audit_entries",
 }
 
 # Bits of pg_trigger.tgtype: 1 row, 2 before, 4 insert, 8 delete, 16 update, 32 truncate.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from payments_pipeline.verify import (
     rules_acts,
+    rules_audit,
     rules_claims,
     rules_decisions,
     rules_dispatch,
@@ -26,5 +27,6 @@ TABLE_RULES: dict[str, TableCheck] = {
     **rules_dispatch.RULES,
     **rules_settlement.RULES,
     **rules_acts.RULES,
+    **rules_audit.RULES,
     **rules_schema.RULES,
 }

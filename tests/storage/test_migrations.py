@@ -98,7 +98,7 @@ def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_serv
         before_rows = _counts(owner)
         assert before_rows["report_lines"] == 5
         assert migrate(owner) == head()
-        assert _counts(owner) == before_rows
+        assert {name: rows for name, rows in _counts(owner).items() if name in before_rows} == before_rows
         later = DAY + dt.timedelta(days=3)
         zone.sweep(parties, later)
         zone.dispatch(parties, FakeProcessor(), later)

@@ -17,7 +17,7 @@ APPEND_ONLY = [
     "day_postings", "posting_breaks", "match_postings", "journals", "ledger_entries", "sweeps", "sweep_deferrals",
     "payout_instructions", "instruction_claims", "claim_releases", "lifecycle", "instruction_events", "payout_attempts",
     "payout_attempt_outcomes", "report_intakes", "report_balances", "report_lines", "settlement_records", "alerts",
-    "alert_deliveries", "proposals", "proposal_decisions",
+    "alert_deliveries", "proposals", "proposal_decisions", "audit_entries", "audit_chain",
 ]  # fmt: skip
 PARTIES = parties_frame(a="active", b="active", c="on_hold")
 SKIPPED = [pair for pair in itertools.product([None, *State], State) if pair not in TRANSITIONS]

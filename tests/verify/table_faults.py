@@ -31,6 +31,22 @@ EVENTS = "events are of the day and run of their act"
 ATTEMPTS = "first attempts are of an event and due the day after"
 RUNS = "journals and instructions are of the run of their act"
 SAYS = "a day's posting says what it posted"
+AUDITED = "every row is as the audit trail recorded it, and no other is there"
+#: Rules whose fault changes no row of an audited table.
+OF_NO_RECORD = {
+    "open items are the items without a live claim",
+    "the lifecycle in Postgres is the one designed",
+    "states are where the events lead",
+    "nothing stays in transit unexplained",
+    "reconciliation's differences are right",
+    "the audit trail is one unbroken hash chain",
+    "every column of what is append-only is in the audit trail",
+    "append-only tables refuse change",
+    "what is inserted is checked by its trigger",
+    "no role or database has its triggers off",
+    "every column of money is a whole number",
+    "the run-time login can only insert and read",
+}
 
 #: Rule, the fault, and the rules that it cannot but break as well.
 FAULTS: list[tuple[str, str, set[str]]] = [
@@ -404,6 +420,21 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "only accruals and refunds are of a share",
         "UPDATE ledger_entries SET recipient = 'organiser' WHERE account = 'fees:sandbox'",
+        set(),
+    ),
+    (
+        "the audit trail is one unbroken hash chain",
+        "UPDATE audit_entries SET login = 'somebody_else' WHERE table_name = 'payout_attempts'",
+        set(),
+    ),
+    (
+        AUDITED,
+        f"UPDATE instruction_events SET reason = 'a nicer one' WHERE instruction_id = {REF_APPROVED} AND seq = 2",
+        set(),
+    ),
+    (
+        "every column of what is append-only is in the audit trail",
+        "ALTER TABLE posting_breaks ADD COLUMN excuse text",
         set(),
     ),
     (

@@ -8,6 +8,11 @@ import pyarrow.parquet as pq
 from verify_world import World
 
 from payments_pipeline.verify import RuleResult, verify
+from payments_pipeline.verify.tables import TABLE_RULES
+
+#: Rules that find whatever was changed behind the triggers.
+TELL_OF_ANY_CHANGE = frozenset({"every row is as the audit trail recorded it, and no other is there"})
+assert TABLE_RULES.keys() >= TELL_OF_ANY_CHANGE
 
 
 def results(world: World) -> dict[str, RuleResult]:
@@ -16,6 +21,11 @@ def results(world: World) -> dict[str, RuleResult]:
 
 def broken(world: World) -> dict[str, tuple[str, ...]]:
     return {rule: result.breaches for rule, result in results(world).items() if not result.ok}
+
+
+def broken_but_for_the_trail(world: World) -> dict[str, tuple[str, ...]]:
+    """Leave out what tells of any change by hand: for tests whose states are made so, and may keep every other rule."""
+    return {rule: breaches for rule, breaches in broken(world).items() if rule not in TELL_OF_ANY_CHANGE}
 
 
 def rewrite(world: World, asset: str, change: Callable[[pa.Table], pa.Table], day: str = "2024-08-17") -> None:

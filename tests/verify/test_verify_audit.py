@@ -1,0 +1,135 @@
+"""A hash chain per day over the audit trail; `verify` finds any changed, missing or inserted row, and names it."""
+
+import psycopg
+import pytest
+from verify_results import broken
+from verify_world import World
+
+from payments_pipeline.local import postgres
+from payments_pipeline.verify.rules_audit import AUDITED, RULES
+
+CHAIN, ROWS, COLUMNS = RULES
+INSERTED = """INSERT INTO alerts (alert_id, kind, title, body)
+              VALUES ('00000000-0000-0000-0000-00000000000a', 'k', 'nothing to see', 'here')"""
+
+
+def test_a_changed_row_is_named_with_who_wrote_it_and_when(world: World) -> None:
+    world.tamper("UPDATE report_lines SET note = 'checked by hand' WHERE entry_reference = 'e-fed'")
+    [words] = broken(world)[ROWS]
+    assert words.startswith("report_lines (sandbox,e-fed) is not as entry ")
+    assert f"written by {postgres.RUNTIME.name}: " in words
+    assert broken(world).keys() == {ROWS}
+
+
+def test_a_missing_row_is_named(world: World) -> None:
+    world.tamper("DELETE FROM sweep_deferrals WHERE party_id = 'A'")
+    assert broken(world).keys() == {ROWS}
+    assert all("sweep_deferrals (" in words and " is gone, and entry " in words for words in broken(world)[ROWS])
+
+
+def test_an_inserted_row_is_named(world: World) -> None:
+    world.tamper(INSERTED)
+    key = "00000000-0000-0000-0000-00000000000a"
+    words = f"alerts {key} is in no entry of the audit trail: it was inserted behind the triggers"
+    assert broken(world) == {ROWS: (words,)}
+
+
+def test_a_row_under_another_key_is_one_missing_and_one_inserted(world: World) -> None:
+    world.tamper("UPDATE sweep_deferrals SET reason = reason || ' and more'")
+    words = " ".join(broken(world)[ROWS])
+    assert "is gone, and entry" in words
+    assert "is in no entry of the audit trail" in words
+
+
+def test_what_is_taken_out_and_inserted_again_by_way_of_the_triggers_is_told(world: World) -> None:
+    world.tamper(
+        """CREATE TEMPORARY TABLE kept AS SELECT * FROM posting_breaks;
+           INSERT INTO posting_breaks VALUES ('2024-08-17', 2, 'm9', 'absent', 'x')"""
+    )
+    world.tamper("DELETE FROM posting_breaks WHERE match_id = 'm9'")
+    assert broken(world) == {}, "as if nothing had been"
+    again = """SET session_replication_role = origin;
+               INSERT INTO posting_breaks VALUES ('2024-08-17', 1, 'm9', 'absent', 'x');
+               SET session_replication_role = replica;
+               DELETE FROM posting_breaks WHERE match_id = 'm9';
+               SET session_replication_role = origin;
+               INSERT INTO posting_breaks VALUES ('2024-08-17', 1, 'm9', 'absent', 'x')"""
+    world.tamper(again)
+    [words] = broken(world)[ROWS]
+    assert words.startswith("posting_breaks (2024-08-17,1,m9) was recorded by entries ")
+
+
+#: What the world has none of.
+NONE_OF = {"posting_breaks", "alerts", "alert_deliveries", "proposals", "proposal_decisions"}
+
+
+@pytest.mark.parametrize("table", AUDITED)
+def test_a_change_of_any_column_of_any_row_is_found(world: World, table: str) -> None:
+    key, columns = (names.split(", ") for names in AUDITED[table])
+    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        for (name,) in connection.execute(
+            "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = %s::regclass", (table,)
+        ).fetchall():
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
+        for column in [name for name in columns if name not in key]:
+            with connection.transaction(force_rollback=True):
+                [(rows, values)] = connection.execute(f"SELECT count(*), count({column}) FROM {table}".encode())
+                assert bool(rows) != (table in NONE_OF)
+                connection.execute(f"ALTER TABLE {table} ALTER {column} DROP NOT NULL".encode())
+                connection.execute(f"UPDATE {table} SET {column} = NULL".encode())
+                found = RULES[ROWS](connection).breaches
+                assert len(found) == values, column
+                assert all(words.startswith(f"{table} ") and " is not as entry " in words for words in found)
+
+
+BREAK = "the chain breaks at link 3 of"
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("UPDATE audit_entries SET login = 'x' WHERE entry_id = {third}", "of {table} was changed"),
+        (
+            "UPDATE audit_entries SET recorded_at = recorded_at - interval '1 us' WHERE entry_id = {third}",
+            "was changed",
+        ),
+        ("UPDATE audit_entries SET row_keys[1] = 'x' WHERE entry_id = {third}", "was changed"),
+        ("UPDATE audit_entries SET row_digests[1] = sha256('x') WHERE entry_id = {third}", "was changed"),
+        ("UPDATE audit_entries SET content_sha256 = repeat('a', 64) WHERE entry_id = {third}", BREAK),
+        ("UPDATE audit_chain SET hash = repeat('a', 64) WHERE entry_id = {third}", BREAK),
+        ("UPDATE audit_chain SET commit_no = commit_no + 1", "the chain breaks at link 1 of"),
+        ("UPDATE audit_chain SET day = day - 1", "the chain breaks at link 1 of"),
+        ("DELETE FROM audit_entries WHERE entry_id = {third}", "is of an entry that is gone"),
+        ("DELETE FROM audit_chain WHERE entry_id = {third}", "has link 4 where 3 is due"),
+        ("DELETE FROM audit_chain WHERE entry_id = {third}", "is in no link of the chain"),
+        ("DELETE FROM audit_chain WHERE seq <= 3", "has link 4 where 1 is due"),
+        (
+            """UPDATE audit_chain SET entry_id = -seq WHERE seq IN (2, 3);
+               UPDATE audit_chain SET entry_id = {third} WHERE seq = 2;
+               UPDATE audit_chain SET entry_id = {second} WHERE seq = 3""",
+            BREAK,
+        ),
+        (
+            """INSERT INTO audit_entries SELECT 0, recorded_at, login, transaction_id, 'alerts', 1, '{k}', '{d}',
+                   content_sha256
+               FROM audit_entries WHERE entry_id = {third}""",
+            "is in no link of the chain",
+        ),
+    ],
+)
+def test_a_change_of_the_trail_itself_breaks_the_chain(world: World, fault: str, told: str) -> None:
+    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
+        (_, second), (_, third) = connection.execute(
+            "SELECT seq, entry_id FROM audit_chain WHERE seq IN (2, 3) ORDER BY day, seq LIMIT 2"
+        ).fetchall()
+        table = "journals"
+    world.tamper(fault.replace("{second}", str(second)).replace("{third}", str(third)))
+    words = "\n".join(broken(world)[CHAIN])
+    assert told.replace("{table}", table) in words
+
+
+def test_each_break_is_told_once_and_what_follows_it_is_still_checked(world: World) -> None:
+    world.tamper("UPDATE audit_chain SET hash = repeat(to_hex(seq % 16), 64) WHERE seq IN (3, 7)")
+    breaks = [words.split(":")[0].split(" of ")[0] for words in broken(world)[CHAIN]]
+    assert breaks == [f"the chain breaks at link {seq}" for seq in (3, 4, 7, 8)]
