@@ -19,6 +19,7 @@ from payments_pipeline.local.stack import locate
 from payments_pipeline.processors.base import PayoutProcessor
 from payments_pipeline.processors.registry import open_processor
 from payments_pipeline.settings import Settings, load_policy, load_settings
+from payments_pipeline.storage.certificates import write_certificates
 from payments_pipeline.storage.landing import LandingDay, hash_landing_day, read_landing_day
 from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.postgres import RunInfo
@@ -102,6 +103,20 @@ class MoneyZone(dg.ConfigurableResource):
         return Policy.model_validate_json(self.policy_json)
 
 
+class Certificates(dg.ConfigurableResource):
+    """Where the certificates of postings are written.
+
+    Attributes:
+        storage_url: folder or s3://bucket/prefix; they are below `certificates/` there.
+    """
+
+    storage_url: str
+
+    def write(self, url: str, day: date) -> list[str]:
+        """Write those of a day's postings that are not there yet; gives their addresses."""
+        return write_certificates(url, open_store(self.storage_url), day)
+
+
 class PayoutGateway(dg.ConfigurableResource):
     """The processor that carries instructions out.
 
@@ -131,6 +146,7 @@ def build_resources(settings: Settings) -> dict[str, object]:
     return {
         "inputs": Inputs(landing_url=settings.landing, reference_url=settings.reference, timezone=settings.timezone),
         "money_zone": MoneyZone(policy_json=load_policy(settings).model_dump_json()),
+        "certificates": Certificates(storage_url=settings.storage),
         "gateway": PayoutGateway(name=settings.processor),
         "s3_parquet": _parquet_io_manager(settings.storage),
         "postgres": PostgresIOManager(url=""),

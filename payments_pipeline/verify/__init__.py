@@ -10,9 +10,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from payments_pipeline.settings import Settings
+from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.verify.files import check_files
 from payments_pipeline.verify.found import Found
+from payments_pipeline.verify.rules_certificates import certificate_keys
 from payments_pipeline.verify.tables import TABLE_RULES
 
 #: Breaches named; the rest are counted.
@@ -49,12 +51,14 @@ def verify(database_url: str, settings: Settings) -> Iterator[RuleResult]:
         ConfigurationError: database, storage or reference data cannot be read; what was yielded before holds.
         BadFileError: a stored file is no whole Parquet file; materialise its day again.
     """
+    # Before the moment that the tables are seen at: each is then of a posting that can be seen.
+    certificates = certificate_keys(open_store(settings.storage))
     with connect(database_url) as connection, connection.transaction():
         # One moment of all tables: a run that writes meanwhile is no breach.
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         for rule, check_tables in TABLE_RULES.items():
             yield _result(rule, check_tables(connection))
-        for rule, found in check_files(connection, settings):
+        for rule, found in check_files(connection, settings, certificates):
             yield _result(rule, found)
 
 

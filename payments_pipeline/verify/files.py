@@ -16,6 +16,7 @@ from payments_pipeline.storage.objects import ObjectStore, open_store
 from payments_pipeline.verify import rules_matches, rules_shares
 from payments_pipeline.verify.found import Found
 from payments_pipeline.verify.parquet_rows import read_rows
+from payments_pipeline.verify.rules_certificates import CERTIFICATES, certificates_say_what_was_posted
 from payments_pipeline.verify.stored_days import ReferenceNow, stored_days, stored_keys
 
 _DAY_RULES = rules_shares.RULES | rules_matches.RULES
@@ -23,7 +24,7 @@ _REPORTS = "report lines are those of the stored reports"
 _INTAKES = "intakes and balances are those of the stored reports"
 _PAYABLE = "no approved instruction is of a party that may not be paid"
 #: In the order in which they are checked.
-FILE_RULES = (*_DAY_RULES, _REPORTS, _INTAKES, _PAYABLE)
+FILE_RULES = (*_DAY_RULES, _REPORTS, _INTAKES, _PAYABLE, CERTIFICATES)
 #: What both the stored report and `report_lines` hold of a line, but its key.
 _LINE_COLUMNS = (
     "report_date",
@@ -38,12 +39,15 @@ _LINE_COLUMNS = (
 )
 
 
-def check_files(connection: psycopg.Connection, settings: Settings) -> Iterator[tuple[str, Found]]:
+def check_files(
+    connection: psycopg.Connection, settings: Settings, certificates: list[str]
+) -> Iterator[tuple[str, Found]]:
     """Check every rule over files.
 
     Args:
         connection: in a transaction that sees one moment.
         settings: where assets and reference data are stored.
+        certificates: keys of those that were stored before that moment.
 
     Yields:
         Rule, and what it found.
@@ -58,6 +62,7 @@ def check_files(connection: psycopg.Connection, settings: Settings) -> Iterator[
     yield _REPORTS, report_lines_equal_reports(connection, store)
     yield _INTAKES, intakes_equal_reports(connection, store)
     yield _PAYABLE, approved_parties_may_be_paid(connection, reference)
+    yield CERTIFICATES, certificates_say_what_was_posted(connection, store, certificates)
 
 
 def report_lines_equal_reports(connection: psycopg.Connection, store: ObjectStore) -> Found:

@@ -85,7 +85,7 @@ _FIRST_HASH = "0" * 64
 _BLOCK_LINKS = 50
 _LINKS = """
     SELECT c.day, c.seq, c.commit_no, c.hash, e.entry_id, e.recorded_at, e.login, e.transaction_id::text, e.table_name,
-           e.row_count, e.row_keys, e.row_digests, e.content_sha256
+           e.by_migration, e.row_count, e.row_keys, e.row_digests, e.content_sha256
     FROM audit_chain c LEFT JOIN audit_entries e USING (entry_id)
     WHERE (c.day, c.seq) > (%s, %s) ORDER BY c.day, c.seq LIMIT %s
 """
@@ -139,6 +139,7 @@ def _content_sha256(
     login: str,
     transaction_id: str,
     table_name: str,
+    by_migration: bool,  # noqa: FBT001 - a column of the row
     row_count: int,
     row_keys: list[str],
     row_digests: list[bytes],
@@ -147,7 +148,8 @@ def _content_sha256(
     at = recorded_at.astimezone(UTC)
     microseconds = f".{at:%f}".rstrip("0").rstrip(".")
     words = (
-        *(entry_id, f"{at:%Y-%m-%d %H:%M:%S}{microseconds}+00", transaction_id, table_name, row_count),
+        *(entry_id, f"{at:%Y-%m-%d %H:%M:%S}{microseconds}+00", transaction_id, table_name),
+        *("t" if by_migration else "f", row_count),
         *(hashlib.sha256(keys).hexdigest(), hashlib.sha256(b"".join(row_digests)).hexdigest(), login),
     )
     return hashlib.sha256(" ".join(map(str, words)).encode()).hexdigest()

@@ -79,7 +79,7 @@ def test_the_chain_hashes_what_the_docs_say_to_the_byte(database):
     digest = hashlib.sha256(row.encode()).digest()[:16]
     assert (keys, digests) == ([key], [digest])
     hashed_keys, hashed_digests = (hashlib.sha256(data).hexdigest() for data in (f'["{key}"]'.encode(), digest))
-    words = f"{entry_id} {recorded_at} {xid} alerts 1 {hashed_keys} {hashed_digests} {login}"
+    words = f"{entry_id} {recorded_at} {xid} alerts f 1 {hashed_keys} {hashed_digests} {login}"
     assert content == hashlib.sha256(words.encode()).hexdigest()
     assert link == hashlib.sha256(f"{'0' * 64} {day} 1 1 {content}".encode()).hexdigest()
 
@@ -114,7 +114,8 @@ def test_nobody_writes_the_audit_trail_by_hand(database, login, statement, table
 
 
 @pytest.mark.parametrize(
-    "call", ["audit('alerts', 'alert_id', 'alert_id')", "write_audit_entry('alerts', '{k}', ARRAY['d'::bytea], 'd')"]
+    "call",
+    ["audit('alerts', 'alert_id', 'alert_id')", "write_audit_entry('alerts', false, '{k}', ARRAY['d'::bytea], 'd')"],
 )
 @pytest.mark.parametrize("login", ["url", "approver_url"])
 def test_no_login_of_the_pipeline_reaches_what_writes_it(database, login, call):
@@ -224,6 +225,7 @@ def test_what_was_there_before_is_recorded_by_the_migration(postgres_server, mon
         zone.sweep(parties_frame(a="active", b="active"))
         migrate(owner)
         assert {row[5] for row in entries(url)} == {postgres.MIGRATOR.name}
+        assert zone.rows("SELECT DISTINCT by_migration FROM audit_entries") == [(True,)]
         assert breaches(url) == []
         zone.owe(revision=2, a=700, b=-100)
         assert entries(url)[-1][3:] == ("ledger_entries", 2, postgres.RUNTIME.name)

@@ -111,7 +111,7 @@ BREAK = "the chain breaks at link 3 of"
             BREAK,
         ),
         (
-            """INSERT INTO audit_entries SELECT 0, recorded_at, login, transaction_id, 'alerts', 1, '{k}', '{d}',
+            """INSERT INTO audit_entries SELECT 0, recorded_at, login, transaction_id, 'alerts', false, 1, '{k}', '{d}',
                    content_sha256
                FROM audit_entries WHERE entry_id = {third}""",
             "is in no link of the chain",

@@ -14,7 +14,7 @@ from verify_world import FIRST, M1, SECOND, World, match, share
 from payments_pipeline.verify.files import FILE_RULES
 from payments_pipeline.verify.tables import TABLE_RULES
 
-POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, PAYABLE = FILE_RULES
+POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, PAYABLE, CERTIFICATES = FILE_RULES
 CASH = "cash equals the processor's closing balance"
 REVISIONS = "a match is posted again only as its revision allows"
 LOST = "nobody posted with a match is lost under the same revision"

@@ -62,7 +62,7 @@ def test_every_rule_over_tables_has_a_fault() -> None:
     assert [rule for rule, _, _ in FAULTS] == list(TABLE_RULES)
 
 
-POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, PAYABLE = FILE_RULES
+POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, PAYABLE, CERTIFICATES = FILE_RULES
 
 
 def with_amounts(changes: dict[int, int]) -> Callable[[pa.Table], pa.Table]:

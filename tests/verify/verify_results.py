@@ -8,11 +8,13 @@ import pyarrow.parquet as pq
 from verify_world import World
 
 from payments_pipeline.verify import RuleResult, verify
+from payments_pipeline.verify.files import FILE_RULES
+from payments_pipeline.verify.rules_certificates import CERTIFICATES
 from payments_pipeline.verify.tables import TABLE_RULES
 
 #: Rules that find whatever was changed behind the triggers.
-TELL_OF_ANY_CHANGE = frozenset({"every row is as the audit trail recorded it, and no other is there"})
-assert TABLE_RULES.keys() >= TELL_OF_ANY_CHANGE
+TELL_OF_ANY_CHANGE = frozenset({"every row is as the audit trail recorded it, and no other is there", CERTIFICATES})
+assert {*TABLE_RULES, *FILE_RULES} >= TELL_OF_ANY_CHANGE
 
 
 def results(world: World) -> dict[str, RuleResult]:

@@ -23,6 +23,7 @@ from payments_pipeline.domain.schemas import TableSchema
 from payments_pipeline.processors.base import Acknowledgement, Capabilities, LookUp, LookUpStatus, PayoutRequest
 from payments_pipeline.processors.dispatch import Dispatch
 from payments_pipeline.settings import Settings, load_policy
+from payments_pipeline.storage.certificates import write_certificates
 from payments_pipeline.storage.ledger_entries import DayInput, post_day
 from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.parquet import encode, partition_key
@@ -230,6 +231,7 @@ class World:
         ):
             self.store(schema, day, frame, {"input_hashes": hashes})
         post_day(self.url, day, DayInput(*frames, NOBODY, hashes), lambda: hashes, RUN)
+        write_certificates(self.url, open_store(self.settings.storage), day)
 
     def store(self, schema: TableSchema, day: date, frame: pd.DataFrame, metadata: dict[str, Any]) -> None:
         key = partition_key(schema.name, day.isoformat())

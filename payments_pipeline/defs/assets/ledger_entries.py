@@ -5,7 +5,7 @@ import pandas as pd
 
 from payments_pipeline.defs.assets.lineage import same_input
 from payments_pipeline.defs.check_results import check_result, check_spec
-from payments_pipeline.defs.resources import Inputs, MoneyZone, partition_day, run_info
+from payments_pipeline.defs.resources import Certificates, Inputs, MoneyZone, partition_day, run_info
 from payments_pipeline.domain.checks import posted_differs_from_shares
 from payments_pipeline.storage import checks
 from payments_pipeline.storage.ledger_entries import DayInput, post_day
@@ -41,6 +41,7 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         context: dg.AssetExecutionContext,
         inputs: Inputs,
         money_zone: MoneyZone,
+        certificates: Certificates,
         match_results: pd.DataFrame,
         match_participants: pd.DataFrame,
         rejected_records: pd.DataFrame,
@@ -50,6 +51,7 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         hashes = same_input(match_results, match_participants, rejected_records, participant_shares)
         day_input = DayInput(match_results, match_participants, participant_shares, rejected_records, hashes)
         posted = post_day(money_zone.url, day, day_input, lambda: inputs.input_hashes(day), run_info(context))
+        written = certificates.write(money_zone.url, day)
         tables = checks.DayTables(money_zone.url, day)
         breaks = tables(checks.POSTING_BREAKS)
         return dg.MaterializeResult(
@@ -58,6 +60,7 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
                 "matches_posted": len(posted.plan.matches),
                 "matches_left_alone": len(breaks),
                 "posting": posted.seq,
+                "certificates_written": written,
             },
             check_results=[
                 check_result(

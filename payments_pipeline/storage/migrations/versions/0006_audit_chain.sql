@@ -9,6 +9,7 @@ CREATE TABLE payments.audit_entries (
     login          text        NOT NULL,
     transaction_id xid8        NOT NULL,
     table_name     text        NOT NULL,
+    by_migration   boolean     NOT NULL,
     row_count      integer     NOT NULL CHECK (row_count >= 1),
     row_keys       text[]      NOT NULL,
     row_digests    bytea[]     NOT NULL,
@@ -18,7 +19,9 @@ CREATE TABLE payments.audit_entries (
 -- Digests do not compress: trying costs more than anything else here.
 ALTER TABLE payments.audit_entries ALTER row_keys SET STORAGE EXTERNAL, ALTER row_digests SET STORAGE EXTERNAL;
 -- The certificate of a posting begins at its own entry, which is of this one row.
-CREATE INDEX audit_entries_posting ON payments.audit_entries ((row_keys[1])) WHERE table_name = 'day_postings';
+CREATE INDEX audit_entries_posting ON payments.audit_entries ((row_keys[1]))
+    WHERE table_name = 'day_postings' AND NOT by_migration;
+COMMENT ON COLUMN payments.audit_entries.by_migration IS 'Of rows that were there before the trail: as they stood then, not as they were inserted.';
 COMMENT ON TABLE payments.audit_entries IS 'What one statement inserted into an append-only table: keys and digests of its rows, when and by which login.';
 
 CREATE TABLE payments.audit_chain (
@@ -34,16 +37,18 @@ COMMENT ON TABLE payments.audit_chain IS 'The hash chain over audit_entries: eac
 
 -- Entries -------------------------------------------------------------------------------------------------------------
 
-CREATE FUNCTION payments.write_audit_entry(table_name text, row_keys text[], row_digests bytea[], digests bytea) RETURNS void
+CREATE FUNCTION payments.write_audit_entry(
+    table_name text, by_migration boolean, row_keys text[], row_digests bytea[], digests bytea) RETURNS void
 LANGUAGE plpgsql SET search_path = payments, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, YMD' AS $$
 DECLARE
     entry_id bigint := nextval('audit_entries_entry_id_seq');
     recorded_at timestamptz := clock_timestamp();
 BEGIN
     INSERT INTO audit_entries VALUES (
-        entry_id, recorded_at, session_user, pg_current_xact_id(), table_name, cardinality(row_keys), row_keys, row_digests,
-        encode(sha256(convert_to(format('%s %s %s %s %s %s %s %s', entry_id, recorded_at, pg_current_xact_id(), table_name,
-            cardinality(row_keys), encode(sha256(convert_to(to_json(row_keys)::text, 'UTF8')), 'hex'),
+        entry_id, recorded_at, session_user, pg_current_xact_id(), table_name, by_migration, cardinality(row_keys), row_keys,
+        row_digests,
+        encode(sha256(convert_to(format('%s %s %s %s %s %s %s %s %s', entry_id, recorded_at, pg_current_xact_id(), table_name,
+            by_migration, cardinality(row_keys), encode(sha256(convert_to(to_json(row_keys)::text, 'UTF8')), 'hex'),
             encode(sha256(digests), 'hex'), session_user), 'UTF8')), 'hex'));
 END
 $$;
@@ -54,7 +59,7 @@ CREATE FUNCTION payments.audit(audited text, key_columns text, row_columns text)
 LANGUAGE plpgsql SET search_path = payments, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, YMD' SET bytea_output = 'hex' AS $make$
 DECLARE
     entry text := format(
-        $$write_audit_entry(%L, array_agg(r.key), array_agg(r.digest), string_agg(r.digest, ''))
+        $$write_audit_entry(%L, %%s, array_agg(r.key), array_agg(r.digest), string_agg(r.digest, ''))
           FROM (SELECT %s AS key, substring(sha256(rtrim(convert_to(ROW(%s)::text, 'UTF8'), ',)'::bytea)) FOR 16) AS digest,
                        %%s AS block FROM %%I OFFSET 0) r GROUP BY r.block$$,
         audited, CASE WHEN key_columns LIKE '%,%' THEN format('ROW(%s)::text', key_columns) ELSE key_columns || '::text' END,
@@ -64,14 +69,14 @@ BEGIN
         $$CREATE OR REPLACE FUNCTION payments.%I() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
           SET search_path = payments, pg_temp SET timezone = 'UTC' SET datestyle = 'ISO, YMD' SET bytea_output = 'hex'
           AS %L$$,
-        'audit_' || audited, format('BEGIN PERFORM %s; RETURN NULL; END', format(entry, '0', 'new_rows')));
+        'audit_' || audited, format('BEGIN PERFORM %s; RETURN NULL; END', format(entry, 'false', '0', 'new_rows')));
     EXECUTE format('REVOKE ALL ON FUNCTION payments.%I() FROM PUBLIC', 'audit_' || audited);
     EXECUTE format(
         $$CREATE OR REPLACE TRIGGER %I AFTER INSERT ON payments.%I REFERENCING NEW TABLE AS new_rows
           FOR EACH STATEMENT EXECUTE FUNCTION payments.%I()$$, audited || '_audit', audited, 'audit_' || audited);
     IF NOT EXISTS (SELECT FROM audit_entries e WHERE e.table_name = audited) THEN
         -- Nothing is inserted meanwhile: making the trigger locked the table. In blocks, for no value may exceed 1 GB.
-        EXECUTE 'SELECT ' || format(entry, '(row_number() OVER () - 1) / 1000000', audited);
+        EXECUTE 'SELECT ' || format(entry, 'true', '(row_number() OVER () - 1) / 1000000', audited);
     END IF;
 END
 $make$;
@@ -143,6 +148,6 @@ CREATE TRIGGER audit_entries_kept BEFORE INSERT ON payments.audit_entries
     FOR EACH STATEMENT EXECUTE FUNCTION payments.refuse_hands();
 CREATE TRIGGER audit_chain_kept BEFORE INSERT ON payments.audit_chain
     FOR EACH STATEMENT EXECUTE FUNCTION payments.refuse_hands();
-REVOKE ALL ON FUNCTION payments.audit(text, text, text), payments.write_audit_entry(text, text[], bytea[], bytea),
+REVOKE ALL ON FUNCTION payments.audit(text, text, text), payments.write_audit_entry(text, boolean, text[], bytea[], bytea),
     payments.link_audit_entry() FROM PUBLIC;
 GRANT SELECT ON payments.audit_entries, payments.audit_chain TO payments_runtime, payments_approver;

@@ -1,0 +1,154 @@
+"""Each posting writes a small JSON under a new name, once, and a run that died before leaves it to the next."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import psycopg
+import pytest
+from money_zone import DAY, NEXT, MoneyZone, fee, match, share
+
+from payments_pipeline.domain.errors import ConflictError
+from payments_pipeline.storage.certificates import write_certificates
+from payments_pipeline.storage.objects import LocalStore, StorageUnavailableError, open_store
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> LocalStore:
+    root = tmp_path / "storage"
+    root.mkdir()
+    return LocalStore(root)
+
+
+def stored(store: LocalStore) -> dict[str, dict]:
+    return {found.key: json.loads(store.read(found.key)) for found in store.list("certificates/")}
+
+
+def posted(database_url: str) -> MoneyZone:
+    zone = MoneyZone(database_url)
+    shares = [share("m1", "a", 600), share("m1", "b", 400, 2), *fee("m1", "c", {"a": 25})]
+    zone.post([match("m1"), match("m2", competition_id="c2", currency="EUR", revenue_minor=7)], [
+        *shares, share("m2", "a", 7, competition_id="c2", currency="EUR"),
+    ])  # fmt: skip
+    return zone
+
+
+def test_a_certificate_says_input_schedules_totals_per_pot_and_currency_and_the_head(database_url, store):
+    zone = posted(database_url)
+    [address] = write_certificates(database_url, store, DAY)
+    [(key, said)] = stored(store).items()
+    assert Path(address) == store.root / key
+    data = store.read(key)
+    assert key == f"certificates/date={DAY}/0001-{hashlib.sha256(data).hexdigest()[:16]}.json"
+    assert data == json.dumps(said, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+    head, digests = zone.rows(
+        """SELECT json_build_object('day', c.day, 'seq', c.seq, 'commit_no', c.commit_no, 'hash', c.hash), e.row_digests
+           FROM audit_chain c JOIN audit_entries e USING (entry_id) ORDER BY c.seq DESC LIMIT 1"""
+    )[0]
+    keys = [
+        str(row[0])
+        for row in zone.rows("SELECT unnest(row_keys) FROM audit_entries WHERE table_name = 'ledger_entries'")
+    ]
+    in_order = b"".join(digest for _, digest in sorted(zip(keys, digests, strict=True)))
+    fees, revenue, euros = (
+        {"kind": "accrual", "pot": pot, "currency": currency, "entries": n, "debit_minor": minor, "credit_minor": minor}
+        for pot, currency, n, minor in (
+            ("match_fee", "GBP", 2, 25),
+            ("revenue", "GBP", 3, 1000),
+            ("revenue", "EUR", 2, 7),
+        )
+    )
+    assert said == {
+        "version": 1,
+        "day": str(DAY),
+        "posting": 1,
+        "posted_at": zone.value("SELECT posted_at::text FROM day_postings"),
+        "run_id": "run",
+        "code_version": "1",
+        "input_hashes": {"landing": "1"},
+        "matches_accepted": 2,
+        "matches_posted": 2,
+        "matches_left_alone": 0,
+        "shares": 5,
+        "schedules": [
+            {"competition_id": competition, "version": "v1", "rules_hash": "rules", "matches": 1}
+            for competition in ("c1", "c2")
+        ],
+        "entries": 7,
+        "entries_sha256": hashlib.sha256(in_order).hexdigest(),
+        "totals": [fees, euros, revenue],
+        "chain": head,
+    }
+
+
+def test_a_posting_that_changed_nothing_writes_none(database_url, store):
+    zone = posted(database_url)
+    write_certificates(database_url, store, DAY)
+    before = stored(store)
+    posted(database_url)
+    assert zone.value("SELECT max(seq) FROM day_postings") == 2
+    assert write_certificates(database_url, store, DAY) == []
+    assert stored(store) == before
+
+
+def test_a_correction_has_a_certificate_of_its_own(database_url, store):
+    zone = MoneyZone(database_url)
+    zone.owe(a=600)
+    zone.owe(revision=2, a=500)
+    zone.owe(day=NEXT, a=1)
+    assert len(write_certificates(database_url, store, DAY)) == 2
+    first, second = stored(store).values()
+    assert (first["posting"], second["posting"]) == (1, 2)
+    assert [total["credit_minor"] for total in first["totals"] + second["totals"]] == [600, 100]
+    assert first["chain"]["seq"] < second["chain"]["seq"]
+
+
+def test_a_day_without_matches_has_one_too(database_url, store):
+    MoneyZone(database_url).post([], [])
+    [said] = [stored(store) for _ in write_certificates(database_url, store, DAY)]
+    assert [(each["entries"], each["totals"]) for each in said.values()] == [(0, [])]
+    assert [each["entries_sha256"] for each in said.values()] == [hashlib.sha256(b"").hexdigest()]
+
+
+class Full(LocalStore):
+    def write_new(self, key: str, data: bytes) -> None:
+        raise StorageUnavailableError("full")
+
+
+def test_what_a_run_that_died_left_out_the_next_run_of_the_day_writes_the_same_bytes(database_url, store, tmp_path):
+    zone = posted(database_url)
+    in_time = LocalStore(tmp_path)
+    write_certificates(database_url, in_time, DAY)
+    with pytest.raises(StorageUnavailableError):
+        write_certificates(database_url, Full(store.root), DAY)
+    zone.owe(day=NEXT, a=1)
+    posted(database_url)
+    write_certificates(database_url, store, DAY)
+    assert {key: store.read(key) for key in stored(store)} == {key: in_time.read(key) for key in stored(in_time)}
+
+
+def test_a_certificate_is_never_replaced(database_url, store):
+    posted(database_url)
+    [address] = write_certificates(database_url, store, DAY)
+    Path(address).write_text("{}")
+    assert write_certificates(database_url, store, DAY) == [], "verify tells of it"
+    assert Path(address).read_text() == "{}"
+
+
+def test_it_is_written_to_a_bucket_as_to_a_folder(database_url, bucket):
+    posted(database_url)
+    store = open_store(f"s3://{bucket}/assets")
+    [address] = write_certificates(database_url, store, DAY)
+    assert address.startswith(f"s3://{bucket}/assets/certificates/date={DAY}/0001-")
+    assert write_certificates(database_url, store, DAY) == []
+    [found] = store.list("certificates/")
+    with pytest.raises(ConflictError):
+        store.write_new(found.key, b"other")
+
+
+def test_what_was_posted_before_there_was_an_audit_trail_has_none(database_url, database, store):
+    posted(database_url)
+    with psycopg.connect(database.superuser_url) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("UPDATE payments.audit_entries SET by_migration = true")
+    assert write_certificates(database_url, store, DAY) == []
