@@ -33,7 +33,8 @@ _IN_CONTENT = ("entry_id", "recorded_at", "transaction_id", "table_name", "by_mi
 PARTY_TYPES = ("player", "club", "organiser", "referee", "federation", "platform")
 PARTY_STATUSES = ("active", "on_hold", "closed")
 EXTENSIONS = ("csv", "jsonl", "parquet")
-_QUOTED = re.compile(r'[\s"\\(),]')
+#: What PostgreSQL quotes in a composite value; its white space is that of ASCII.
+_QUOTED = re.compile(r'[\s"\\(),]', re.ASCII)
 
 Row = dict[str, Any]
 

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 from money_zone import (
     DAY,
     NEXT,
@@ -30,6 +33,7 @@ from money_zone import (
     share,
     shares_frame,
 )
+from psycopg import sql
 
 from payments_pipeline.domain.reference_data import parse_reference
 from payments_pipeline.local.postgres import binaries
@@ -41,6 +45,7 @@ from payments_pipeline.storage.reference import read_reference
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = re.search(r"```bash\n(.*?)```", (ROOT / "docs/operating/checking.md").read_text("utf-8"), re.DOTALL)
+SCRIPT = runpy.run_path(str(ROOT / "checker/check_certificate.py"))
 PARTIES = '''\ufeffparty_id,party_type, name ,country,status,payout_token,collection_token
 b, club ,"B, the ""second""",GB,active,t,
 a,club,A,GB,closed,,
@@ -97,6 +102,12 @@ class Checked:
         assert not done.stderr, done.stderr
         *told, _ = done.stdout.splitlines()
         return done.returncode, told
+
+
+@pytest.fixture
+def connection(database_url):
+    with psycopg.connect(database_url) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -295,6 +306,22 @@ def test_rows_that_are_none_cannot_be_checked(day):
     command = f"python3 checker/check_certificate.py day.jsonl {day.certificates[0]} 2>&1 || echo; exit $?"
     done = subprocess.run(["bash", "-c", command], cwd=day.folder, capture_output=True, text=True)
     assert "cannot check: " in done.stdout
+
+
+@given(st.lists(st.none() | st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=2))
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example([None, "", " ", "a\u00a0b", "\u2003", "\x1c\x0b", '"', "\\", "(),", "NULL", None])
+@example(["x,)", None, None])
+def test_a_row_is_written_and_hashed_as_postgres_does(connection, values):
+    columns = sql.SQL(", ").join([sql.SQL("%s::text")] * len(values))
+    query = sql.SQL(
+        """SELECT ROW({0})::text, to_json(%s::text[])::text,
+                  encode(substring(sha256(rtrim(convert_to(ROW({0})::text, 'UTF8'), ',)'::bytea)) FOR 16), 'hex')"""
+    ).format(columns)
+    written, keys, digest = connection.execute(query, [*values, values, *values]).fetchone()
+    assert SCRIPT["record"](values) == written
+    assert SCRIPT["digest"](values) == digest
+    assert json.dumps(values, ensure_ascii=False, separators=(",", ":")) == keys
 
 
 def test_the_script_imports_the_standard_library_alone():

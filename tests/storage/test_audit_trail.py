@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 from alembic import command
-from by_hand import attempt, connect, submit
-from money_zone import MoneyZone, parties_frame
+from by_hand import attempt, connect, event, submit
+from money_zone import MoneyZone, parties_frame, policy
 
 from payments_pipeline.local import postgres
 from payments_pipeline.storage.migrations import migrate
@@ -130,6 +130,16 @@ def test_a_runtime_login_cannot_hang_the_audit_of_a_table_on_one_of_its_own(data
         connection.execute("CREATE TEMPORARY TABLE mine (LIKE alerts)")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute(trigger)
+
+
+def test_what_an_approver_does_is_recorded_under_the_approver_s_own_login(database):
+    zone = MoneyZone(database.url)
+    zone.owe(a=5000)
+    zone.sweep(parties_frame(a="active"), policy=policy(instruction_limit_minor=1000))
+    with connect(database.approver_url) as connection:
+        event(connection, zone.instruction("a"), 3, "held", "approved")
+    assert entries(database.url)[-1][3:] == ("instruction_events", 1, postgres.APPROVER.name)
+    assert breaches(database.url) == []
 
 
 def test_writers_at_once_make_one_chain_and_wait_for_nobody_but_the_commit(database):
