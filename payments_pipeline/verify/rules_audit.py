@@ -82,7 +82,7 @@ AUDITED: dict[str, tuple[str, str]] = {
 }
 _FIRST_HASH = "0" * 64
 #: Links read at once; an entry may be of a million rows.
-_BLOCK_LINKS = 50
+_BLOCK_LINKS = 10
 _LINKS = """
     SELECT c.day, c.seq, c.commit_no, c.hash, e.entry_id, e.recorded_at, e.login, e.transaction_id::text, e.table_name,
            e.by_migration, e.row_count, e.row_keys, e.row_digests, e.content_sha256

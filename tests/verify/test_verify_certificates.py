@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,13 @@ import pytest
 from verify_results import broken, results
 from verify_world import FIRST, World, match, share
 
+from payments_pipeline import verify
 from payments_pipeline.settings import Settings
+from payments_pipeline.storage.objects import ObjectStore
 from payments_pipeline.verify import rules_audit
-from payments_pipeline.verify.rules_certificates import CERTIFICATES
+from payments_pipeline.verify.rules_certificates import CERTIFICATES, certificate_keys
 
+THIRD = date(2024, 8, 25)
 CHAIN, ROWS, _ = rules_audit.RULES
 
 
@@ -89,6 +93,20 @@ def test_a_posting_whose_certificate_is_gone_is_told_and_running_the_day_writes_
     assert broken(world)[CERTIFICATES] == ("posting 1 of 2024-08-17 has no certificate: run the day, which writes it",)
     world.post(FIRST, [match("m1", FIRST, 20000, revision=2)], [share("m1", 1, "each_referee", "ref", 1)])
     assert gone.read_bytes() == data
+
+
+def test_a_posting_made_while_verify_looks_is_no_breach(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between listing the certificates and the moment that the tables are seen at."""
+
+    def listed(store: ObjectStore) -> list[str]:
+        keys = certificate_keys(store)
+        monkeypatch.undo()
+        world.post(THIRD, [match("m3", THIRD, 500)], [share("m3", 1, "each_referee", "ref", 500)])
+        return keys
+
+    monkeypatch.setattr(verify, "certificate_keys", listed)
+    assert broken(world) == {}
+    assert results(world)[CERTIFICATES].checked == 4
 
 
 def test_a_second_certificate_of_a_posting_is_told(world: World) -> None:

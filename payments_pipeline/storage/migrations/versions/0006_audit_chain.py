@@ -1,11 +1,9 @@
 """The audit trail: every row of every append-only table in a hash chain, a day at a time."""
 
-from pathlib import Path
-
 from payments_pipeline.storage.migrations import run_sql
 
 revision = "0006"
-down_revision = "0005" if any(Path(__file__).parent.glob("0005_*.py")) else "0004"
+down_revision = "0004"
 
 
 def upgrade() -> None:
