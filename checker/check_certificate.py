@@ -16,6 +16,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -270,7 +271,8 @@ def landing_hash(landing: Path, dataset: str, day: str) -> str:
     """Hash a day's landing files as the pipeline does: over the names and the SHA-256 of each, by name."""
     folder = f"{dataset}/date={day}"
     pairs = sorted(
-        [f"{folder}/{path.name}", sha256(path.read_bytes())]
+        # A name that is not UTF-8 is written with escapes.
+        [os.fsencode(f"{folder}/{path.name}").decode("utf-8", "backslashreplace"), sha256(path.read_bytes())]
         for path in (landing / folder).glob("*")
         if path.is_file() and not path.name.startswith(".") and path.suffix[1:] in EXTENSIONS
     )
@@ -279,7 +281,10 @@ def landing_hash(landing: Path, dataset: str, day: str) -> str:
 
 def reference_hash(reference: Path, table: str) -> str | None:
     """Hash a reference table: `parties` by id and type of its valid rows (None in Parquet), others by their bytes."""
-    [path] = [reference / f"{table}.{name}" for name in EXTENSIONS if (reference / f"{table}.{name}").is_file()]
+    paths = [path for name in EXTENSIONS if (path := reference / f"{table}.{name}").is_file()]
+    if len(paths) != 1:
+        raise ValueError(f"there are {len(paths)} files of it")
+    path = paths[0]
     if table != "parties":
         return sha256(path.read_bytes())
     if path.suffix == ".parquet":
@@ -306,7 +311,7 @@ def _csv_rows(path: Path) -> Iterator[dict[str, str]]:
 
 
 def _json_rows(path: Path) -> Iterator[dict[str, str]]:
-    for line in path.read_bytes().decode("utf-8-sig").splitlines():
+    for line in path.read_bytes().decode("utf-8-sig").split("\n"):
         try:
             row = json.loads(line)
         except ValueError:
