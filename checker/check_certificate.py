@@ -33,6 +33,7 @@ OF_LINE = ("journal_id", "kind", "pot", "currency", "debit_minor", "credit_minor
 _IN_CONTENT = ("entry_id", "recorded_at", "transaction_id", "table_name", "by_migration", "row_count")
 PARTY_TYPES = ("player", "club", "organiser", "referee", "federation", "platform")
 PARTY_STATUSES = ("active", "on_hold", "closed")
+REFERENCE_TABLES = ("competitions", "parties", "fee_schedules")
 EXTENSIONS = ("csv", "jsonl", "parquet")
 #: What PostgreSQL quotes in a composite value; its white space is that of ASCII.
 _QUOTED = re.compile(r'[\s"\\(),]', re.ASCII)
@@ -323,7 +324,7 @@ def _json_rows(path: Path) -> Iterator[dict[str, str]]:
 def check_files(said: Row, landing: Path | None, reference: Path | None) -> Iterator[tuple[bool, str]]:
     """Compare the input that a certificate names with files; each comes with whether it is a fault, or a note."""
     for name, stated in sorted(said["input_hashes"].items()):
-        root = landing if name in {"match_results", "match_participants"} else reference
+        root = reference if name in REFERENCE_TABLES else landing
         if root is None:
             yield False, f"{name} was not compared: no folder was given"
             continue

@@ -5,11 +5,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import by_hand
 import psycopg
 import pytest
 from alembic import command
-from by_hand import attempt, connect, event, submit
-from money_zone import MoneyZone, parties_frame, policy
+from by_hand import attempt, connect, event, journal_of, posting, submit
+from money_zone import DAY, NEXT, MoneyZone, parties_frame, policy
 
 from payments_pipeline.local import postgres
 from payments_pipeline.storage.migrations import migrate
@@ -230,13 +231,18 @@ def test_what_was_there_before_is_recorded_by_the_migration(postgres_server, mon
         with monkeypatch.context() as before:
             before.setattr(command, "upgrade", lambda config, _: upgrade(config, "0004"))
             migrate(owner)
-        zone = MoneyZone(url)
-        zone.owe(a=600, b=-100)
-        zone.sweep(parties_frame(a="active", b="active"))
+        with connect(url) as connection, connection.transaction():
+            posting(connection, DAY, 1)
+            fee = journal_of(connection)
+            by_hand.entries(connection, fee, ("fees:p", 7), ("cash:p", -7))
         migrate(owner)
+        zone = MoneyZone(url)
+        assert [row[3:5] for row in entries(url)] == [
+            ("day_postings", 1), ("match_postings", 1), ("journals", 1), ("ledger_entries", 2),
+        ]  # fmt: skip
         assert {row[5] for row in entries(url)} == {postgres.MIGRATOR.name}
         assert zone.rows("SELECT DISTINCT by_migration FROM audit_entries") == [(True,)]
         assert breaches(url) == []
-        zone.owe(revision=2, a=700, b=-100)
-        assert entries(url)[-1][3:] == ("ledger_entries", 2, postgres.RUNTIME.name)
+        zone.owe(day=NEXT, a=700, b=-100)
+        assert entries(url)[-1][3:] == ("ledger_entries", 4, postgres.RUNTIME.name)
         assert breaches(url) == []
