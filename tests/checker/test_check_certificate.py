@@ -42,6 +42,7 @@ from payments_pipeline.storage.landing import hash_landing_day
 from payments_pipeline.storage.ledger_entries import DayInput, post_day
 from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.reference import read_reference
+from payments_pipeline.verify.rules_audit import AUDITED
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = re.search(r"```bash\n(.*?)```", (ROOT / "docs/operating/checking.md").read_text("utf-8"), re.DOTALL)
@@ -143,6 +144,14 @@ def day(database, tmp_path) -> Checked:
 def test_a_day_as_it_was_posted_agrees_in_every_part(day):
     assert len(day.certificates) == 2
     assert day() == (0, [])
+
+
+def test_every_audited_column_is_exported_in_the_order_in_which_it_is_hashed(day):
+    assert day()[0] == 0
+    rows = [json.loads(line) for line in (day.folder / "day.jsonl").read_text("utf-8").splitlines()]
+    columns = {given["of"]: list(given["row"]) for given in rows if given["of"] in AUDITED}
+    assert columns == {table: AUDITED[table][1].split(", ") for table in columns}
+    assert columns.keys() == {"day_postings", "match_postings", "journals", "ledger_entries"}
 
 
 def test_a_day_posted_again_without_a_change_agrees(day):
