@@ -20,13 +20,13 @@ import sqlalchemy
 from dagster import AssetKey
 from dagster._config import Field, StringSource
 from dagster._config.config_schema import UserConfigSchema
-from dagster._core.event_api import AssetRecordsFilter, EventRecordsResult
+from dagster._core.event_api import AssetRecordsFilter, EventLogCursor, EventLogRecord, EventRecordsResult
 from dagster._core.events import ASSET_EVENTS, DagsterEventType
 from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
-from dagster._serdes import ConfigurableClassData, serialize_value
+from dagster._serdes import ConfigurableClassData
 from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
@@ -173,6 +173,8 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         self._taking = threading.Lock()
         #: The last answer of `fetch_materializations`, with its question and when it was given.
         self._answered: tuple[float, object, EventRecordsResult] | None = None
+        #: What this process materialised last of each partition, and when.
+        self._materialised: dict[tuple[AssetKey, str], tuple[float, EventLogRecord]] = {}
         super().__init__(postgres_url, should_autocreate_tables=should_autocreate_tables)
 
     def fetch_materializations(
@@ -183,6 +185,13 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         ascending: bool = False,  # noqa: FBT001, FBT002 - the signature that is overridden
     ) -> EventRecordsResult:
         """Answer the same question in a row once: every check of a step asks, twice, what it is a check of."""
+        if isinstance(records_filter, AssetRecordsFilter) and limit == 1 and cursor is None and not ascending:
+            partitions = records_filter.asset_partitions or ()
+            if records_filter == AssetRecordsFilter(records_filter.asset_key, asset_partitions=partitions):
+                own = self._just_materialised(records_filter.asset_key, partitions)
+                if own is not None and len(own) == 1:
+                    newest = EventLogCursor.from_storage_id(own[0].storage_id).to_string()
+                    return EventRecordsResult(own, cursor=newest, has_more=True)
         question = (records_filter, limit, cursor, ascending)
         known = self._answered
         if known is not None and known[1] == question and time.monotonic() - known[0] < _TRUST_ANSWER_S:
@@ -190,6 +199,56 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         answer = super().fetch_materializations(records_filter, limit, cursor, ascending)
         self._answered = (time.monotonic(), question, answer)
         return answer
+
+    def get_latest_tags_by_partition(
+        self,
+        asset_key: AssetKey,
+        event_type: DagsterEventType,
+        tag_keys: Sequence[str],
+        asset_partitions: Sequence[str] | None = None,
+        before_cursor: int | None = None,
+        after_cursor: int | None = None,
+    ) -> Mapping[str, Mapping[str, str]]:
+        """Say of what this process has just materialised what it was told: each step asks this of all its inputs."""
+        if event_type is DagsterEventType.ASSET_MATERIALIZATION and before_cursor is None and after_cursor is None:
+            own = self._just_materialised(asset_key, asset_partitions or ())
+            if own:
+                tags = {record.partition_key: _tags_of(record) for record in own}
+                if all(set(tag_keys) <= set(of_one) for of_one in tags.values()):
+                    return {
+                        partition: {key: of_one[key] for key in tag_keys}
+                        for partition, of_one in tags.items()
+                        if partition is not None
+                    }
+        return super().get_latest_tags_by_partition(
+            asset_key, event_type, tag_keys, asset_partitions, before_cursor, after_cursor
+        )
+
+    def _just_materialised(self, asset_key: AssetKey, partitions: Sequence[str]) -> list[EventLogRecord] | None:
+        """Give the newest materialisation of each partition, where all are this process's own and fresh."""
+        oldest = time.monotonic() - _TRUST_ANSWER_S
+        known = [self._materialised.get((asset_key, partition)) for partition in partitions]
+        fresh = [each[1] for each in known if each is not None and each[0] > oldest]
+        return fresh if len(fresh) == len(known) else None
+
+    def _remember_materialised(self, stored: Sequence[tuple[EventLogEntry, int]]) -> None:
+        oldest = time.monotonic() - _TRUST_ANSWER_S
+        kept = {key: each for key, each in self._materialised.items() if each[0] > oldest}
+        for event, event_id in stored:
+            asset_event = event.get_dagster_event()
+            if event.dagster_event_type is DagsterEventType.ASSET_MATERIALIZATION and asset_event.partition is not None:
+                assert asset_event.asset_key is not None
+                kept[asset_event.asset_key, asset_event.partition] = (
+                    time.monotonic(),
+                    EventLogRecord(storage_id=event_id, event_log_entry=event),
+                )
+        self._materialised = kept
+
+    def wipe_asset(self, asset_key: AssetKey) -> None:
+        """Forget an asset's history, here too."""
+        self._materialised = {}
+        self._answered = None
+        super().wipe_asset(asset_key)
 
     def store_event(self, event: EventLogEntry) -> None:
         """Store an event, with those of its run that were kept back for it.
@@ -221,6 +280,8 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             result = connection.execute(_INSERT_EVENT, rows[0] if len(rows) == 1 else rows)
             ids = list(result.scalars())
         stored = [(event, event_id) for event, event_id in zip(events, ids, strict=True) if event.dagster_event]
+        # What was written once is not serialized a second time for the table of checks.
+        texts = {event_id: row["event"] for row, event_id in zip(rows, ids, strict=True)}
         of_assets = [
             (event, event_id)
             for event, event_id in stored
@@ -232,10 +293,11 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
                 self._store_asset_event_tags(connection, *map(list, zip(*of_assets, strict=True)))
                 for event, event_id in of_assets:
                     self._store_asset_event(connection, event, event_id)
-        self._plan_checks([row for row in stored if row[0].dagster_event_type is _CHECK_PLANNED])
-        self._record_checks([row for row in stored if row[0].dagster_event_type is _CHECK_DONE])
+            self._remember_materialised(of_assets)
+        self._plan_checks([row for row in stored if row[0].dagster_event_type is _CHECK_PLANNED], texts)
+        self._record_checks([row for row in stored if row[0].dagster_event_type is _CHECK_DONE], texts)
 
-    def _plan_checks(self, planned: Sequence[tuple[EventLogEntry, int]]) -> None:
+    def _plan_checks(self, planned: Sequence[tuple[EventLogEntry, int]], texts: Mapping[int, str]) -> None:
         rows = []
         for event, event_id in planned:
             check: Any = event.get_dagster_event().event_specific_data
@@ -247,7 +309,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
                     "partition": partition,
                     "run_id": event.run_id,
                     "execution_status": AssetCheckExecutionRecordStatus.PLANNED.value,
-                    "evaluation_event": serialize_value(event),
+                    "evaluation_event": texts[event_id],
                     "evaluation_event_timestamp": _instant(event),
                     "evaluation_event_storage_id": event_id,
                 }
@@ -257,7 +319,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             with self.index_connection() as connection:
                 connection.execute(_INSERT_CHECKS, rows)
 
-    def _record_checks(self, done: Sequence[tuple[EventLogEntry, int]]) -> None:
+    def _record_checks(self, done: Sequence[tuple[EventLogEntry, int]], texts: Mapping[int, str]) -> None:
         rows = []
         for event, event_id in done:
             check: Any = event.get_dagster_event().event_specific_data
@@ -272,7 +334,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
                     "run_id": event.run_id,
                     "partition": check.partition,
                     "status": status.value,
-                    "event": serialize_value(event),
+                    "event": texts[event_id],
                     "at": _instant(event),
                     "event_id": event_id,
                     "target_id": target.storage_id if target else None,
@@ -287,6 +349,11 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             if updated[row["asset_key"], row["check_name"], row["run_id"]] != 1:
                 # Not planned, or planned twice: the release says what is done then.
                 self.store_asset_check_event(event, event_id)
+
+
+def _tags_of(record: EventLogRecord) -> Mapping[str, str]:
+    materialization = record.asset_materialization
+    return materialization.tags or {} if materialization is not None else {}
 
 
 def _instant(event: EventLogEntry) -> datetime:

@@ -5,8 +5,10 @@ Belongs here: every setting with its default and meaning. Does not belong here: 
 
 from __future__ import annotations
 
+import os
 import tomllib
 from datetime import date
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
 from zoneinfo import ZoneInfo
@@ -26,10 +28,13 @@ def _known_zone(name: str) -> str:
     return name
 
 
+_PREFIX = "PAYMENTS_"
+
+
 class Settings(BaseSettings):
     """All settings; with none of them set everything runs embedded below `home`."""
 
-    model_config = SettingsConfigDict(env_prefix="PAYMENTS_", frozen=True, extra="ignore", env_ignore_empty=True)
+    model_config = SettingsConfigDict(env_prefix=_PREFIX, frozen=True, extra="ignore", env_ignore_empty=True)
 
     home: Path = Field(Path(".payments"), description="Folder of the embedded servers, their data and logs.")
     landing_url: str = Field("", description="Landing zone: a folder or s3://bucket/prefix. Default: <home>/landing.")
@@ -87,11 +92,17 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """Read the environment.
+    """Read the environment, as it is now.
 
     Raises:
         ConfigurationError: a value cannot be used; names the variable, the fault and what is expected.
     """
+    return _read(tuple(sorted(each for each in os.environ.items() if each[0].upper().startswith(_PREFIX))))
+
+
+@lru_cache(maxsize=4)
+def _read(_variables: tuple[tuple[str, str], ...]) -> Settings:
+    """Read once what did not change: every step of a run asks."""
     try:
         return Settings()
     except ValidationError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import cache
+from typing import Any
 
 import pandas as pd
 import pandera.pandas as pa_pandas
@@ -39,6 +41,18 @@ def pandera_schema(schema: TableSchema) -> pa_pandas.DataFrameSchema:
 
 def failures(frame: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
     """Give what of a frame breaks its schema: column, check, row, value; empty where nothing does."""
+    if frame.empty:
+        return _failures_of_none(schema, tuple(frame.dtypes.items())).copy()
+    return _failures(frame, schema)
+
+
+@cache
+def _failures_of_none(schema: TableSchema, columns: tuple[tuple[Hashable, Any], ...]) -> pd.DataFrame:
+    """Of a frame without rows there are only names and dtypes: each combination is asked once."""
+    return _failures(pd.DataFrame({name: pd.Series([], dtype=kind) for name, kind in columns}), schema)
+
+
+def _failures(frame: pd.DataFrame, schema: TableSchema) -> pd.DataFrame:
     try:
         pandera_schema(schema).validate(frame, lazy=True)
     except SchemaErrors as errors:

@@ -56,18 +56,19 @@ def reconcile(
     posting = breaks.rename(columns={"match_id": "subject_id", "words": "note"})
     posting = posting.assign(currency="", expected_minor=0, actual_minor=0)
     named = instructions.rename(columns={"instruction_id": "subject_id"})
-    parts = [
-        _rows(day, "cash", "cash", cash.rename(columns={"account": "subject_id"})),
-        _rows(day, "instruction", "instruction", named[~overdue]),
-        _rows(day, "instruction", "overdue", named[overdue], always=True),
-        _rows(day, "unmatched", "unmatched", loose),
-        _rows(day, "posting", "posting", posting, always=True),
+    sides = [
+        ("cash", "cash", cash.rename(columns={"account": "subject_id"}), False),
+        ("instruction", "instruction", named[~overdue], False),
+        ("instruction", "overdue", named[overdue], True),
+        ("unmatched", "unmatched", loose, False),
+        ("posting", "posting", posting, True),
     ]
-    frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    parts = [_rows(day, *side) for side in sides if len(side[2])] or [_rows(day, *sides[0])]
+    frame = pd.concat(parts, ignore_index=True)
     return _aged(day, frame, before)[RECONCILIATION.names].sort_values(list(RECONCILIATION.sort_by), ignore_index=True)
 
 
-def _rows(day: date, subject_type: str, words: str, frame: pd.DataFrame, *, always: bool = False) -> pd.DataFrame:
+def _rows(day: date, subject_type: str, words: str, frame: pd.DataFrame, always: bool) -> pd.DataFrame:  # noqa: FBT001 - a column of the table above
     """Give the rows of one kind; `always` makes each a break, whatever its amounts."""
     frame = frame.reset_index(drop=True)
     expected = frame["expected_minor"].astype("int64")

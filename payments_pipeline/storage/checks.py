@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from payments_pipeline.storage.postgres import connect
@@ -105,5 +106,9 @@ class DayTables:
             assert cursor.description is not None
             names = [column.name for column in cursor.description]
             rows: list[tuple[Any, ...]] = cursor.fetchall()
-        frame = pd.DataFrame(rows, columns=names, dtype=object)
-        return frame.astype({name: "int64" for name in names if name.endswith("_minor")})
+        columns = {}
+        for position, name in enumerate(names):
+            # Value by value: numpy would take a column of lists apart.
+            columns[name] = np.empty(len(rows), dtype="int64" if name.endswith("_minor") else object)
+            columns[name][:] = [row[position] for row in rows]
+        return pd.DataFrame(columns, copy=False)

@@ -19,6 +19,7 @@ A float column is never a column of whole numbers, whatever it holds. A missing 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -52,6 +53,8 @@ def conform(frame: pd.DataFrame | pa.Table, schema: TableSchema) -> pa.Table:
             if columns
         ]
         raise _refusal(schema.name, f"the columns are not those declared: {'; '.join(faults)}")
+    if not len(frame):
+        return schema.arrow().empty_table()
     arrays = [_conform_column(frame, column, schema) for column in schema.columns]
     return _in_order(pa.table(arrays, schema=schema.arrow()), schema)
 
@@ -111,6 +114,17 @@ def _null(nullable: bool) -> str:  # noqa: FBT001 - a predicate's own value
 
 def to_frame(table: pa.Table) -> pd.DataFrame:
     """Give an Arrow table as a frame, with the dtypes of the table above; exact, so `conform` gives it back."""
+    if not table.num_rows:
+        return _empty_frame(table.schema.remove_metadata()).copy()
+    return _frame(table)
+
+
+@lru_cache(maxsize=64)
+def _empty_frame(schema: pa.Schema) -> pd.DataFrame:
+    return _frame(schema.empty_table())
+
+
+def _frame(table: pa.Table) -> pd.DataFrame:
     columns = {}
     for field, column in zip(table.schema, table.columns, strict=True):
         if field.nullable and field.type in _NULLABLE:

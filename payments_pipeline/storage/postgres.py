@@ -18,6 +18,7 @@ from enum import IntEnum
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
+import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
@@ -55,6 +56,8 @@ class Lock(IntEnum):
     INSTRUCTIONS = 7_203_101
     #: One dispatch at a time; held across its transactions.
     DISPATCH = 7_203_102
+    #: Whoever accepts refunds holds it for a transaction; postings share it with each other, for theirs.
+    REFUNDS = 7_203_103
 
 
 class Lender(Protocol):
@@ -273,17 +276,15 @@ def read_frame(
                 null_values=[""],
             ),
         )
-    frame: pd.DataFrame = table.to_pandas(date_as_object=True)
-    for name, kind in schema.items():
-        if pa.types.is_boolean(kind):
-            frame[name] = frame[name].eq("t") if len(frame) else frame[name].astype(bool)
-        elif pa.types.is_integer(kind):
-            column = table[name]
-            frame[name] = (
-                pd.array(column.to_numpy(zero_copy_only=False), dtype="int64")
-                if column.null_count == 0
-                else column.to_pandas(types_mapper=_TYPES.get)
-            )
-            if column.null_count == 0:
-                frame[name] = frame[name].astype("int64")
-    return frame
+    return pd.DataFrame(
+        {name: _column(table[name], kind) for name, kind in schema.items()}, pd.RangeIndex(len(table)), copy=False
+    )
+
+
+def _column(column: pa.ChunkedArray, kind: pa.DataType) -> Any:  # what pandas makes a column of
+    if pa.types.is_integer(kind):
+        return column.to_pandas(types_mapper=_TYPES.get) if column.null_count else column.to_numpy().astype("int64")
+    if not len(column):
+        return np.empty(0, dtype=bool if pa.types.is_boolean(kind) else object)
+    values = column.to_pandas(date_as_object=True)
+    return values.eq("t") if pa.types.is_boolean(kind) else values
