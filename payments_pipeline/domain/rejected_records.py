@@ -68,6 +68,11 @@ class Reason(StrEnum):
     CLUB_ID_INVALID = "club_id_invalid"
     PLAYER_CLUB_NOT_IN_MATCH = "player_club_not_in_match"
     REFEREE_HAS_CLUB = "referee_has_club"
+    # A request for a refund.
+    REFUND_ID_INVALID = "refund_id_invalid"
+    PARTY_ID_INVALID = "party_id_invalid"
+    AMOUNT_INVALID = "amount_invalid"
+    REFUND_REASON_MISSING = "refund_reason_missing"
     # Other rows of the same match, or of the same match and party.
     BAD_ROW_OF_MATCH = "bad_row_of_match"
     REVISION_OF_MATCH_INVALID = "revision_of_match_invalid"
@@ -160,6 +165,13 @@ WORDS = {
         "club_id {club_id} of player {party_id} is neither of the match's clubs. Write the club the player played for."
     ),
     Reason.REFEREE_HAS_CLUB: "club_id {club_id} is given for referee {party_id}. Leave it empty.",
+    Reason.REFUND_ID_INVALID: f"refund_id {{refund_id}} is no id. Write {_ID_RULE}.",
+    Reason.PARTY_ID_INVALID: f"party_id {{party_id}} is no id. Write {_ID_RULE}.",
+    Reason.AMOUNT_INVALID: (
+        f"amount_minor {{amount_minor}} cannot be refunded. Write {_WHOLE_RULE}, from 1, in minor units, or leave it "
+        "empty for all that is left."
+    ),
+    Reason.REFUND_REASON_MISSING: "reason {reason} is empty or no plain text. Say why it is refunded.",
     Reason.BAD_ROW_OF_MATCH: (
         "a row of match {match_id} could not be taken apart, and it may be a newer result. Mend that row (reason "
         "field_count or misplaced_quote)."

@@ -18,6 +18,7 @@ from payments_pipeline.domain.errors import ConflictError, StaleInputError
 from payments_pipeline.domain.ledger import PostingPlan, plan_posting
 from payments_pipeline.storage.approvals import write_proposal
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, day_key, read_frame, session_lock
+from payments_pipeline.storage.refunds import recompute_refunds, write_journals
 
 _STRING, _INT, _DATE, _BOOL = pa.string(), pa.int64(), pa.date32(), pa.bool_()
 
@@ -74,6 +75,13 @@ _ACCEPTED_RULES = """
 """
 
 
+#: Nobody accepts a refund while a day is posted: it would be bounded by what the pot charged before.
+_BEGIN = f"""
+    CREATE TEMPORARY TABLE day_matches (match_id text PRIMARY KEY) ON COMMIT DROP;
+    SELECT pg_advisory_xact_lock_shared({int(Lock.REFUNDS)}, 0)
+"""
+
+
 @dataclass(frozen=True)
 class DayInput:
     """What a day is posted from; the four frames were computed from the same input.
@@ -99,13 +107,15 @@ class Posted:
 
     Attributes:
         seq: its number for the day, from 1.
-        entries: ledger lines inserted.
+        entries: ledger lines of accruals inserted.
         plan: what was written.
+        refund_entries: ledger lines inserted for refunds that the corrections changed.
     """
 
     seq: int
     entries: int
     plan: PostingPlan
+    refund_entries: int
 
 
 def post_day(
@@ -147,7 +157,7 @@ def post_day(
 
 
 def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) -> Posted:
-    cursor.execute("CREATE TEMPORARY TABLE day_matches (match_id text PRIMARY KEY) ON COMMIT DROP")
+    cursor.execute(_BEGIN)
     copy_frame(cursor, "day_matches", day_input.matches[["match_id"]].astype(object))
     posted_matches = read_frame(cursor, _POSTED_MATCHES, {"day": day}, _POSTED_MATCHES_SCHEMA)
     posted_entries = read_frame(cursor, _POSTED_ENTRIES, {}, _POSTED_ENTRIES_SCHEMA)
@@ -191,5 +201,10 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
         "journals",
         plan.journals.assign(kind="accrual", day=day, run_id=run.run_id, code_version=run.code_version),
     )
-    copy_frame(cursor, "ledger_entries", plan.entries)
-    return Posted(seq=seq, entries=len(plan.entries), plan=plan)
+    refunds = recompute_refunds(cursor, day, posted_entries, plan.entries, plan.matches)
+    entries = plan.entries
+    if refunds is not None:
+        write_journals(cursor, refunds, run)
+        entries = pd.concat([entries, refunds.entries], ignore_index=True)
+    copy_frame(cursor, "ledger_entries", entries)
+    return Posted(seq=seq, entries=len(plan.entries), plan=plan, refund_entries=len(entries) - len(plan.entries))

@@ -32,6 +32,16 @@ _CORRECTED = """
         AND later.currency = e.currency AND later.posting_no > e.posting_no
     JOIN open_items o ON o.item_id = later.entry_id
     WHERE s.state IN ('created', 'held', 'approved')
+    UNION
+    SELECT c.instruction_id, s.state, s.seq
+    FROM instruction_states s
+    JOIN instruction_claims c USING (instruction_id)
+    JOIN ledger_entries e ON e.entry_id = c.item_id AND e.kind = 'refund'
+    JOIN ledger_entries later ON later.kind = 'refund' AND later.refund_id = e.refund_id AND later.match_id = e.match_id
+        AND later.pot = e.pot AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no
+        AND later.account = e.account AND later.currency = e.currency AND later.posting_no > e.posting_no
+    JOIN open_items o ON o.item_id = later.entry_id
+    WHERE s.state IN ('created', 'held', 'approved')
 """
 
 #: Instructions that waited too long for an approver.
@@ -43,17 +53,23 @@ _ITEMS = """
     SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
         CASE
             WHEN EXISTS (
-                SELECT FROM posting_breaks b WHERE b.match_id = o.match_id AND b.match_day = o.day
-                AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = o.day)
+                -- A refund is of the day of its acceptance, and its match of another.
+                SELECT FROM posting_breaks b
+                WHERE b.match_id = o.match_id AND (b.match_day = o.day OR o.kind = 'refund' AND b.match_day = (
+                    SELECT m.match_day FROM match_postings m WHERE m.match_id = o.match_id
+                    ORDER BY m.posting_no DESC LIMIT 1))
+                AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = b.match_day)
             ) THEN 'posting_break'
             WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND (
                 SELECT m.payout_policy FROM match_postings m WHERE m.match_id = o.match_id
                 ORDER BY m.posting_no DESC LIMIT 1
             ) = 'when_collected' AND (
-                -- A correction of what waits waits with it: taken by itself it would collect what was never paid.
+                -- A correction or refund of what waits waits with it: taken by itself it would collect what was never
+                -- paid. A refund of a later day than this is not taken now, and frees nothing.
                 SELECT sum(own.amount_minor) FROM open_items own
                 WHERE (own.party_id, own.currency) = (o.party_id, o.currency) AND own.recipient <> 'payer'
                   AND (own.match_id, own.pot, own.pot_party_id) = (o.match_id, o.pot, o.pot_party_id)
+                  AND own.day <= {day}
             ) > 0 AND EXISTS (
                 SELECT FROM ledger_entries payer
                 WHERE payer.kind = 'accrual' AND payer.match_id = o.match_id AND payer.pot = o.pot

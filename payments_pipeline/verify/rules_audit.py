@@ -30,11 +30,11 @@ AUDITED: dict[str, tuple[str, str]] = {
     ),
     "journals": (
         "journal_id",
-        "journal_id, kind, day, match_id, posting_no, instruction_id, processor, entry_reference, run_id, code_version, posted_at, created_xid, proposal_id",
+        "journal_id, kind, day, match_id, posting_no, instruction_id, processor, entry_reference, run_id, code_version, posted_at, created_xid, proposal_id, refund_id",
     ),
     "ledger_entries": (
         "entry_id",
-        "entry_id, journal_id, kind, day, account, party_id, currency, debit_minor, credit_minor, is_item, match_id, pot, pot_party_id, line_no, recipient, schedule_version, posting_no",
+        "entry_id, journal_id, kind, day, account, party_id, currency, debit_minor, credit_minor, is_item, match_id, pot, pot_party_id, line_no, recipient, schedule_version, posting_no, refund_id",
     ),
     "sweeps": ("sweep_day, seq", "sweep_day, seq, instructions, run_id, code_version, swept_at"),
     "sweep_deferrals": (
@@ -77,6 +77,10 @@ AUDITED: dict[str, tuple[str, str]] = {
     ),
     "alerts": ("alert_id", "alert_id, kind, day, title, body, run_id, raised_at"),
     "alert_deliveries": ("alert_id, channel", "alert_id, channel, delivered_at"),
+    "refunds": (
+        "refund_id",
+        "refund_id, match_id, pot, pot_party_id, pot_no, currency, amount_minor, requested_minor, reason, requester, accepted_day, source, run_id, code_version, login, accepted_at",
+    ),
     "proposals": ("proposal_id", "proposal_id, kind, content, reason, maker, login, proposed_at"),
     "proposal_decisions": ("proposal_id", "proposal_id, decision, reason, actor, login, decided_at"),
 }

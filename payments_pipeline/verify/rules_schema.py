@@ -30,8 +30,10 @@ APPEND_ONLY = (
     "settlement_records",
     "alerts",
     "alert_deliveries",
+    "refunds",
     "proposals",
     "proposal_decisions",
+    "refunds",
     "audit_entries",
     "audit_chain",
 )
@@ -45,6 +47,10 @@ _CHECKED = {
     "check_rule_changes": "journals",
     "check_ledger_entries": "ledger_entries",
     "check_write_offs": "ledger_entries",
+    "check_refund_entries": "ledger_entries",
+    "lock_refunds": "refunds",
+    "check_refunds": "refunds",
+    "check_refund_births": "refunds",
     "check_births": "payout_instructions",
     "check_instruction_claims": "instruction_claims",
     "check_claim_releases": "claim_releases",
@@ -52,6 +58,7 @@ _CHECKED = {
     "check_instruction_events": "instruction_events",
     "check_reported_events": "instruction_events",
     "check_approvals": "instruction_events",
+    "check_refund_makers": "instruction_events",
     "check_payout_attempts": "payout_attempts",
     "check_attempts_posted": "payout_attempts",
     "check_report_lines": "report_lines",
@@ -78,7 +85,7 @@ RULES = {
             WHERE NOT EXISTS (
                 SELECT FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
                 WHERE t.tgrelid = to_regclass('payments.' || name) AND p.pronamespace = 'payments'::regnamespace
-                  AND p.proname = function AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 6) = 4)""",
+                  AND p.proname = function AND t.tgenabled IN ('O', 'A') AND (t.tgtype & 4) = 4)""",
         f"SELECT {len(_CHECKED)}",
     ),
     "no role or database has its triggers off": TableRule(

@@ -12,6 +12,7 @@ from payments_pipeline.verify import (
     rules_ledger,
     rules_lifecycle,
     rules_postings,
+    rules_refunds,
     rules_schema,
     rules_settlement,
 )
@@ -20,6 +21,7 @@ from payments_pipeline.verify.table_rule import TableCheck
 TABLE_RULES: dict[str, TableCheck] = {
     **rules_ledger.RULES,
     **rules_postings.RULES,
+    **rules_refunds.RULES,
     **rules_ids.RULES,
     **rules_claims.RULES,
     **rules_lifecycle.RULES,

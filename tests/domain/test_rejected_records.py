@@ -4,6 +4,7 @@ from input_samples import matches_file, taken_in
 
 from payments_pipeline.domain.match_participants import MATCH_PARTICIPANT_FILES
 from payments_pipeline.domain.match_results import MATCH_RESULT_FILES
+from payments_pipeline.domain.refund_requests import REFUND_REQUEST_FILES
 from payments_pipeline.domain.rejected_records import SUPERSEDING, WORDS, Reason
 
 
@@ -13,7 +14,8 @@ def test_every_reason_has_words_that_end_in_a_cure():
 
 
 def test_words_ask_only_for_what_there_is():
-    names = {*MATCH_RESULT_FILES.names, *MATCH_PARTICIPANT_FILES.names, "detail", "newer"}
+    layouts = (MATCH_RESULT_FILES, MATCH_PARTICIPANT_FILES, REFUND_REQUEST_FILES)
+    names = {name for layout in layouts for name in layout.names} | {"detail", "newer"}
     assert {name for words in WORDS.values() for name in re.findall(r"\{(\w+)\}", words)} <= names
 
 

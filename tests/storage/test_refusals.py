@@ -18,6 +18,7 @@ APPEND_ONLY = [
     "payout_instructions", "instruction_claims", "claim_releases", "lifecycle", "instruction_events", "payout_attempts",
     "payout_attempt_outcomes", "report_intakes", "report_balances", "report_lines", "settlement_records", "alerts",
     "alert_deliveries", "proposals", "proposal_decisions", "audit_entries", "audit_chain",
+    "refunds",
 ]  # fmt: skip
 PARTIES = parties_frame(a="active", b="active", c="on_hold")
 SKIPPED = [pair for pair in itertools.product([None, *State], State) if pair not in TRANSITIONS]
