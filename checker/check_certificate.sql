@@ -58,7 +58,8 @@ SELECT json_build_object('of', 'journals', 'row', json_build_object(
     'journal_id', journal_id::text, 'kind', kind::text, 'day', day::text, 'match_id', match_id::text,
     'posting_no', posting_no::text, 'instruction_id', instruction_id::text, 'processor', processor::text,
     'entry_reference', entry_reference::text, 'run_id', run_id::text, 'code_version', code_version::text,
-    'posted_at', posted_at::text, 'created_xid', created_xid::text, 'proposal_id', proposal_id::text))
+    'posted_at', posted_at::text, 'created_xid', created_xid::text, 'proposal_id', proposal_id::text,
+    'refund_id', refund_id::text))
 FROM journals JOIN wanted_journals USING (journal_id)
 UNION ALL
 SELECT json_build_object('of', 'ledger_entries', 'row', json_build_object(
@@ -66,7 +67,8 @@ SELECT json_build_object('of', 'ledger_entries', 'row', json_build_object(
     'account', account::text, 'party_id', party_id::text, 'currency', currency::text,
     'debit_minor', debit_minor::text, 'credit_minor', credit_minor::text, 'is_item', left(is_item::text, 1),
     'match_id', match_id::text, 'pot', pot::text, 'pot_party_id', pot_party_id::text, 'line_no', line_no::text,
-    'recipient', recipient::text, 'schedule_version', schedule_version::text, 'posting_no', posting_no::text))
+    'recipient', recipient::text, 'schedule_version', schedule_version::text, 'posting_no', posting_no::text,
+    'refund_id', refund_id::text))
 FROM ledger_entries JOIN wanted_lines USING (entry_id)
 UNION ALL
 SELECT json_build_object('of', 'audit_entries', 'row', json_build_object(
