@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import psycopg
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -42,6 +43,7 @@ from payments_pipeline.storage.landing import hash_landing_day
 from payments_pipeline.storage.ledger_entries import DayInput, post_day
 from payments_pipeline.storage.objects import open_store
 from payments_pipeline.storage.reference import read_reference
+from payments_pipeline.storage.refunds import accept_refunds
 from payments_pipeline.verify.rules_audit import AUDITED
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -158,6 +160,33 @@ def test_a_day_posted_again_without_a_change_agrees(day):
     day.post([match("m1", 2)], [share("m1", "a", 700), share("m1", "b", 300, 2), *fee("m1", "c", {"a": 25})])
     day.post([match("m1", 2)], [share("m1", "a", 700), share("m1", "b", 300, 2), *fee("m1", "c", {"a": 25})])
     assert day() == (0, [])
+
+
+def test_refunds_that_a_correction_changes_are_in_its_certificate_by_their_kind(day):
+    requests = [
+        {
+            "refund_id": refund_id,
+            "match_id": "m1",
+            "party_id": "c",
+            "amount_minor": amount,
+            "reason": "x",
+            "source": "f",
+        }
+        for refund_id, amount in (("r1", 20), ("r2", 5))
+    ]
+    accept_refunds(day.url, NEXT, pd.DataFrame(requests).astype({"amount_minor": "Int64"}), "jane", RUN)
+    assert day() == (0, []), "what is accepted beside a posting is none of its lines"
+    day.post([match("m1", 3)], [share("m1", "a", 700), share("m1", "b", 300, 2), *fee("m1", "c", {"a": 10})])
+    totals = json.loads(day.certificates[-1].read_bytes())["totals"]
+    assert [(total["kind"], total["pot"], total["credit_minor"]) for total in totals] == [
+        ("accrual", "match_fee", 15),
+        ("refund", "match_fee", 15),
+    ]
+    assert day() == (0, [])
+    day.tamper("UPDATE ledger_entries SET refund_id = 'r9' WHERE refund_id = 'r1' AND posting_no = 2")
+    code, lines = day()
+    assert code == 1
+    assert any(re.match("FAULT ledger_entries .* was changed", line) for line in lines)
 
 
 LINE = "(SELECT entry_id FROM ledger_entries WHERE kind = 'accrual' AND day = '2024-08-17' ORDER BY entry_id LIMIT 1)"
