@@ -308,6 +308,43 @@ def write_off(party: str, currency: str, amount_minor: int, reason: str, as_json
     _propose(WriteOff(party, currency, amount_minor), reason, as_json=as_json)
 
 
+@commands.command()
+@click.option("--refund-id", required=True, help="Its id for ever; the same again with the same content is a no-op.")
+@click.option("--match", "match_id", required=True, help="Match whose fee is refunded.")
+@click.option("--party", required=True, help="Who was charged.")
+@click.option("--amount-minor", type=click.IntRange(min=1, max=10**15), help="Minor units; without, all that is left.")
+@click.option("--reason", required=True, help="Why it is refunded.")
+@click.option("--date", "day", type=_DAY, help="Day of acceptance, whose sweep or a later one pays it; today without.")
+@_json
+def refund(
+    refund_id: str,
+    match_id: str,
+    party: str,
+    amount_minor: int | None,
+    reason: str,
+    day: datetime | None,
+    as_json: bool,
+) -> None:
+    """Refund a match fee, or a part of it, to who was charged."""
+    from payments_pipeline.domain.refund_requests import request_frame
+    from payments_pipeline.printing import refund_line
+    from payments_pipeline.storage.refunds import accept_refunds
+
+    request = request_frame(refund_id, match_id, party, amount_minor, reason, "command line")
+    with _servers(load_settings()) as (settings, endpoints):
+        on = _day(day) if day else datetime.now(settings.zone).date()
+        accepted = accept_refunds(endpoints.postgres_url, on, request, getpass.getuser(), _by_command())
+    (decided,) = accepted.decisions.to_dict("records")
+    refused = len(accepted.refused) > 0
+    row = {"refund_id": refund_id, "decision": decided["decision"], "day": on.isoformat()}
+    row |= {"amount_minor": decided["fixed_minor"] or None, "currency": decided["currency"] or None}
+    if as_json:
+        _print(row | {"words": decided["words"] or None})
+    else:
+        click.echo(decided["words"] if refused else refund_line(row), err=refused)
+    sys.exit(1 if refused else 0)
+
+
 def _propose(proposal: Resolution | WriteOff, reason: str, *, as_json: bool) -> None:
     from payments_pipeline.storage import approvals
 

@@ -10,6 +10,7 @@ from payments_pipeline.defs.assets.participant_shares import participant_shares
 from payments_pipeline.defs.assets.payout_instructions import payout_instructions
 from payments_pipeline.defs.assets.payout_submissions import payout_submissions
 from payments_pipeline.defs.assets.reconciliation import reconciliation
+from payments_pipeline.defs.assets.refunds import refunds
 from payments_pipeline.defs.assets.settlement_records import settlement_records
 from payments_pipeline.defs.assets.settlement_reports import settlement_reports
 from payments_pipeline.defs.automation import build_schedules, build_sensors
@@ -35,6 +36,7 @@ def build_defs(settings: Settings, resource_overrides: Mapping[str, object] | No
                 ingest,
                 participant_shares,
                 ledger_entries,
+                refunds,
                 payout_instructions,
                 payout_submissions,
                 settlement_reports,

@@ -29,6 +29,9 @@ _IN_S3 = {schema.name: schema for schema in schemas.ALL if schema.partition_colu
 _IN_POSTGRES = {
     "ledger_entries": "SELECT * FROM ledger_entries WHERE day = %s AND kind = 'accrual' "
     "ORDER BY match_id, pot, pot_party_id, line_no, account, posting_no",
+    "refunds": "SELECT r.*, (SELECT coalesce(sum(e.credit_minor) - sum(e.debit_minor), 0)::bigint "
+    "FROM ledger_entries e WHERE e.kind = 'refund' AND e.refund_id = r.refund_id AND e.recipient = 'payer') "
+    "AS applied_minor FROM refunds r WHERE r.accepted_day = %s ORDER BY r.match_id, r.pot_party_id, r.pot_no",
     "payout_instructions": "SELECT i.*, s.state, s.since_on FROM payout_instructions i "
     "JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %s "
     "ORDER BY i.sweep_seq, i.party_id, i.currency",

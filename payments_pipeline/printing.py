@@ -45,6 +45,15 @@ def day_line(summary: DaySummary) -> str:
     )
 
 
+def refund_line(row: Mapping[str, Any]) -> str:
+    """Say what became of a request for a refund that was not refused."""
+    if row["amount_minor"] is None:
+        return f"refund {row['refund_id']} was accepted before: nothing to do"
+    amount = format_minor(row["amount_minor"], row["currency"])
+    words = f"refunded: {amount} {row['currency']} under {row['refund_id']}"
+    return f"{words}; the sweep of {row['day']} or a later one takes it"
+
+
 def rule_line(result: RuleResult) -> str:
     """Say how a rule fared, with its first breaches below, and what it left out."""
     mark = "ok    " if result.ok else "BROKEN"

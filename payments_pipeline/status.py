@@ -71,6 +71,20 @@ _RULE_CHANGES = """
     WHERE kind = 'rule_change' AND d.proposal_id IS NULL
     GROUP BY 1, 2, 3 ORDER BY 1, abs(sum((effect ->> 2)::bigint)) DESC, 2 LIMIT 100
 """
+#: Without a day or party, those of which corrections left less than was accepted.
+_REFUNDS = """
+    SELECT * FROM (
+        SELECT r.refund_id, r.accepted_day, r.match_id, r.pot_party_id AS party_id, r.currency, r.amount_minor,
+               (SELECT coalesce(sum(e.credit_minor) - sum(e.debit_minor), 0)::bigint FROM ledger_entries e
+                WHERE e.kind = 'refund' AND e.refund_id = r.refund_id AND e.recipient = 'payer') AS applied_minor,
+               r.requester, r.reason
+        FROM refunds r
+        WHERE (%(party)s::text IS NULL OR r.pot_party_id = %(party)s)
+          AND (%(day)s::date IS NULL OR r.accepted_day = %(day)s)
+    ) found
+    WHERE amount_minor <> applied_minor OR %(party)s::text IS NOT NULL OR %(day)s::date IS NOT NULL
+    ORDER BY accepted_day DESC, refund_id LIMIT 100
+"""
 _INSTRUCTION = """
     SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, i.processor, s.state,
            i.digest, i.policy_version, i.maker, i.run_id
@@ -98,7 +112,7 @@ Rows = list[dict[str, Any]]
 def overall(url: str, *, day: date | None = None, party: str | None = None) -> dict[str, Rows]:
     """Give open items, instructions, what waits for an approver, and breaks, narrowed to a day or a party."""
     parameters = {"day": day, "party": party}
-    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD}
+    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD, "refunds": _REFUNDS}
     if party is None:
         parts |= {
             "proposals": _PROPOSALS,

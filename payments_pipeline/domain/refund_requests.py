@@ -11,11 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
+from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.domain.landing_files import LandingFile, read_files
 from payments_pipeline.domain.records import Field, Kind, Layout, Records, RowFault
 from payments_pipeline.domain.rejected_records import Reason, Verdict, at_row, constant
-from payments_pipeline.domain.values import are_ids, are_plain, whole_numbers
+from payments_pipeline.domain.values import WRONG_TYPE, are_ids, are_plain, whole_numbers
 
 DATASET = "refund_requests"
 REFUND_REQUEST_FILES = Layout(
@@ -79,6 +81,26 @@ def read_refund_requests(files: Sequence[LandingFile]) -> RefundRequests:
         | {"line_number": records.line_number[rows]}
     )
     return RefundRequests(frame, verdict.rejected_records(DATASET), len(records), records.unknown_columns)
+
+
+def request_frame(
+    refund_id: str, match_id: str, party_id: str, amount_minor: int | None, reason: str, source: str
+) -> pd.DataFrame:
+    """Give one request of a person as rows of `RefundRequests.frame` are.
+
+    Raises:
+        ConfigurationError: an id is none, or the reason is empty; nothing was refunded.
+    """
+    ids = {"refund_id": refund_id, "match_id": match_id, "party_id": party_id}
+    for (name, value), is_id in zip(ids.items(), are_ids(pa.array(ids.values(), pa.string())), strict=True):
+        if not is_id:
+            raise ConfigurationError(
+                f"{name} {value!r} is no id: 1 to 128 of ASCII letters, digits and : . _ -. Nothing was refunded."
+            )
+    if not reason.strip() or WRONG_TYPE in reason:
+        raise ConfigurationError("the reason is empty. Nothing was refunded. Say why it is refunded.")
+    row = ids | {"amount_minor": amount_minor, "reason": reason.strip(), "source": source, "line_number": 1}
+    return pd.DataFrame([row]).astype({"amount_minor": "Int64"})
 
 
 def _texts(records: Records, name: str, rows: np.ndarray) -> np.ndarray:

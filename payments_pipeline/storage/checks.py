@@ -33,6 +33,25 @@ POSTED = """
     FROM ledger_entries WHERE kind = 'accrual' AND day = %(day)s GROUP BY 1, 2, 3, 4, 5, 6
     HAVING sum(credit_minor) <> sum(debit_minor)
 """
+#: Refunds accepted on the day: what applies of each, and what its pot charges and has given back in all.
+REFUNDS_OF_DAY = """
+    SELECT r.refund_id, r.match_id, r.pot_party_id, r.currency, r.amount_minor,
+           (SELECT coalesce(sum(greatest(k.minor, 0)), 0)::bigint FROM (
+                SELECT sum(e.credit_minor - e.debit_minor) AS minor FROM ledger_entries e
+                WHERE e.kind = 'refund' AND e.refund_id = r.refund_id
+                GROUP BY e.line_no, e.account) k) AS applied_minor,
+           (SELECT coalesce(-sum(least(k.minor, 0)), 0)::bigint FROM (
+                SELECT sum(e.credit_minor - e.debit_minor) AS minor FROM ledger_entries e
+                WHERE e.kind = 'accrual' AND (e.match_id, e.pot, e.pot_party_id, e.currency)
+                    = (r.match_id::text, r.pot, r.pot_party_id::text, r.currency)
+                GROUP BY e.line_no, e.account) k) AS pot_charged_minor,
+           (SELECT coalesce(sum(greatest(k.minor, 0)), 0)::bigint FROM (
+                SELECT sum(e.credit_minor - e.debit_minor) AS minor FROM ledger_entries e
+                WHERE e.kind = 'refund' AND (e.match_id, e.pot, e.pot_party_id, e.currency)
+                    = (r.match_id::text, r.pot, r.pot_party_id::text, r.currency)
+                GROUP BY e.line_no, e.account) k) AS pot_refunded_minor
+    FROM refunds r WHERE r.accepted_day = %(day)s ORDER BY r.match_id, r.pot_party_id, r.pot_no
+"""
 INSTRUCTIONS_OF_DAY = """
     SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, s.state
     FROM payout_instructions i JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %(day)s

@@ -31,6 +31,9 @@ EVENTS = "events are of the day and run of their act"
 ATTEMPTS = "first attempts are of an event and due the day after"
 RUNS = "journals and instructions are of the run of their act"
 SAYS = "a day's posting says what it posted"
+REFUNDED = "what applies of refunds is taken from each line by what it holds"
+ACCEPTED = "refunds are accepted within what their pot charged, in order"
+REFUND_IDS = "refunds' journals and lines have their id and day"
 CERTIFICATES = "each posting has its certificate, and it says what was posted"
 AUDITED = "every row is as the audit trail recorded it, and no other is there"
 #: Rules whose fault changes no row of an audited table.
@@ -95,7 +98,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "what is posted for a pot sums to zero",
         "UPDATE ledger_entries SET pot_party_id = 'A' WHERE kind = 'accrual' AND line_no = 7",
-        {ACCRUAL_IDS, POSTED, CERTIFICATES},
+        {ACCRUAL_IDS, POSTED, CERTIFICATES, REFUNDED, ACCEPTED},
     ),
     (
         "postings of a key are numbered without gap",
@@ -114,7 +117,7 @@ FAULTS: list[tuple[str, str, set[str]]] = [
            UPDATE ledger_entries SET day = '2024-08-18'
            WHERE journal_id IN (SELECT journal_id FROM journals WHERE match_id = 'm1' AND posting_no = 2);
            UPDATE open_items o SET day = e.day FROM ledger_entries e WHERE e.entry_id = o.item_id""",
-        {POSTED, SAYS, CERTIFICATES},
+        {POSTED, SAYS, CERTIFICATES, REFUND_IDS},
     ),
     (
         "revisions posted of a match never go back",
@@ -147,6 +150,36 @@ FAULTS: list[tuple[str, str, set[str]]] = [
         SAYS,
         "UPDATE day_postings SET entries_posted = entries_posted + 1 WHERE match_day = '2024-08-18'",
         set(),
+    ),
+    (
+        ACCEPTED,
+        "UPDATE refunds SET pot_no = 3 WHERE refund_id = 'r2'",
+        set(),
+    ),
+    (
+        REFUNDED,
+        "UPDATE refunds SET amount_minor = 60, requested_minor = 60 WHERE refund_id = 'r2'",
+        set(),
+    ),
+    (
+        REFUND_IDS,
+        "UPDATE refunds SET accepted_day = accepted_day + 1 WHERE refund_id = 'r2'",
+        set(),
+    ),
+    (
+        "nobody approves what pays a refund that they asked for",
+        f"""ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_of_refund;
+            UPDATE ledger_entries SET refund_id = 'r1' WHERE entry_id IN (
+                SELECT item_id FROM instruction_claims WHERE instruction_id = {REF_APPROVED});
+            UPDATE instruction_events SET to_state = 'held' WHERE instruction_id = {REF_APPROVED} AND seq = 2;
+            INSERT INTO instruction_events
+                (instruction_id, seq, from_state, to_state, occurred_on, actor, reason, run_id, login, evidence)
+            SELECT instruction_id, 3, 'held', 'approved', '2024-08-18', 'jane', 'mine', 'r', 'jane',
+                   jsonb_build_object('digest', digest)
+            FROM payout_instructions WHERE instruction_id = {REF_APPROVED};
+            UPDATE payout_instructions SET approval_days = 1 WHERE instruction_id = {REF_APPROVED};
+            UPDATE instruction_states SET seq = 3 WHERE instruction_id = {REF_APPROVED}""",
+        {CERTIFICATES},
     ),
     (
         "journals have the id of their event",

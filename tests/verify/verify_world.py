@@ -1,7 +1,8 @@
 """A small world with a bit of everything, built by the pipeline's own stores; amounts are worked out by hand.
 
 Two match days. On the first: a correction before sending, then payouts that are settled, overpaid, paid short, failed,
-returned, refused, and one whose answer was lost. On the second: what is free again is swept once more and waits.
+returned, refused, and one whose answer was lost. On the second: what is free again is swept once more and waits. On the
+third, half of a match fee is refunded in two parts.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from payments_pipeline.storage.parquet import encode, partition_key
 from payments_pipeline.storage.payout_instructions import sweep_day_items
 from payments_pipeline.storage.postgres import RunInfo, connect
 from payments_pipeline.storage.reconciliation import reconcile_day
+from payments_pipeline.storage.refunds import accept_refunds
 from payments_pipeline.storage.settlement_records import take_report_in
 from payments_pipeline.storage.table_declarations import Table
 from payments_pipeline.storage.tables import WriteMode, write_rows
@@ -202,6 +204,8 @@ class World:
         self.post(SECOND, [match("m2", SECOND, 500)], M2)
         self.sweep(SECOND)
         self.sweep(date(2024, 8, 19))
+        self.refund("r1", 100)
+        self.refund("r2", 50)
 
     def post(
         self, day: date, matches: list[dict[str, Any]], shares: list[dict[str, Any]], *, players: bool = False
@@ -236,6 +240,11 @@ class World:
     def store(self, schema: TableSchema, day: date, frame: pd.DataFrame, metadata: dict[str, Any]) -> None:
         key = partition_key(schema.name, day.isoformat())
         open_store(self.settings.storage).write(key, encode(frame, schema, metadata))
+
+    def refund(self, refund_id: str, amount: int) -> None:
+        asked = {"refund_id": refund_id, "match_id": "m1", "party_id": "p1", "amount_minor": amount}
+        requests = pd.DataFrame([asked | {"reason": "rained off", "source": "r.csv"}]).astype({"amount_minor": "Int64"})
+        accept_refunds(self.url, date(2024, 8, 19), requests, "jane", RUN)
 
     def sweep(self, day: date) -> None:
         sweep_day_items(self.url, day, self.parties(), "sandbox", load_policy(self.settings), RUN)

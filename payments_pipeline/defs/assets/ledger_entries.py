@@ -57,6 +57,7 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             metadata={
                 "entries_posted": posted.entries,
+                "refund_entries_posted": posted.refund_entries,
                 "matches_posted": len(posted.plan.matches),
                 "matches_left_alone": len(breaks),
                 "posting": posted.seq,

@@ -20,7 +20,7 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
     @dg.asset(
         name=NAME,
         partitions_def=match_days,
-        deps=["ledger_entries"],
+        deps=["ledger_entries", "refunds"],
         group_name="payouts",
         kinds={"postgres"},
         owners=["team:payments"],

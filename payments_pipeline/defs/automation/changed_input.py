@@ -16,6 +16,8 @@ from payments_pipeline.defs.jobs import DAILY
 from payments_pipeline.defs.resources import LANDING_DATASETS, Inputs, MoneyZone
 from payments_pipeline.domain.alerts import input_gone
 from payments_pipeline.domain.automation import days_to_compare, digest, landing_fingerprints
+from payments_pipeline.domain.landing_files import input_hash
+from payments_pipeline.domain.refund_requests import DATASET as REFUND_REQUESTS
 from payments_pipeline.storage.alerts import raise_alert
 from payments_pipeline.storage.landing import hash_landing_day
 from payments_pipeline.storage.objects import ObjectStore, open_store
@@ -43,7 +45,7 @@ def changed_input() -> dg.SensorDefinition:
             store = open_store(inputs.landing_url)
             listed = landing_fingerprints(
                 (found.key, found.size, found.etag or "")
-                for dataset in LANDING_DATASETS
+                for dataset in (*LANDING_DATASETS, REFUND_REQUESTS)
                 for found in store.list(f"{dataset}/")
             )
             ran = history.days_run(context.instance)
@@ -88,7 +90,8 @@ def _request_if_changed(instance: dg.DagsterInstance, store: ObjectStore, day: d
     never forgets a key.
     """
     last = history.last_input(instance, day)
-    now = {dataset: hash_landing_day(store, dataset, day) for dataset in LANDING_DATASETS}
-    if all(last.hashes.get(dataset) == content for dataset, content in now.items()):
+    hashes = {REFUND_REQUESTS: input_hash(())} | dict(last.hashes) | dict(history.last_refund_input(instance, day))
+    now = {dataset: hash_landing_day(store, dataset, day) for dataset in (*LANDING_DATASETS, REFUND_REQUESTS)}
+    if all(hashes.get(dataset) == content for dataset, content in now.items()):
         return None
     return day_request(NAME, f"changed:{day}:{digest(f'{sorted(now.items())} {last.run_id}')}", day, DAILY)

@@ -21,6 +21,8 @@ from payments_pipeline.domain.automation import DayRun, RunOutcome
 
 #: The asset whose materialisation says that a day has run.
 FIRST_ASSET = dg.AssetKey("match_results")
+#: The asset that takes refund requests in, whose input is its own.
+REFUNDS = dg.AssetKey("refunds")
 
 _PARTITION_TAG = "dagster/partition"
 _RANGE_TAGS = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -235,11 +237,24 @@ def last_input(instance: dg.DagsterInstance, day: date) -> LastInput:
     Raises:
         LookupError: the day was never materialised.
     """
+    found = _last_input(instance, FIRST_ASSET, day)
+    if found is None:
+        raise LookupError(f"{FIRST_ASSET.to_user_string()} of {day} was never materialised")
+    return found
+
+
+def last_refund_input(instance: dg.DagsterInstance, day: date) -> Mapping[str, str]:
+    """Give the content hash of the refund requests that a day last ran on; empty where it ran before there were any."""
+    found = _last_input(instance, REFUNDS, day)
+    return {} if found is None else found.hashes
+
+
+def _last_input(instance: dg.DagsterInstance, asset: dg.AssetKey, day: date) -> LastInput | None:
     records = instance.fetch_materializations(
-        dg.AssetRecordsFilter(FIRST_ASSET, asset_partitions=[day.isoformat()]), limit=1
+        dg.AssetRecordsFilter(asset, asset_partitions=[day.isoformat()]), limit=1
     ).records
     if not records or records[0].asset_materialization is None:
-        raise LookupError(f"{FIRST_ASSET.to_user_string()} of {day} was never materialised")
+        return None
     lineage = records[0].asset_materialization.metadata.get("lineage")
     stated: Any = lineage.value if lineage is not None else {}
     if isinstance(stated, str):
