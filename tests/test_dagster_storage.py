@@ -17,6 +17,7 @@ import sqlalchemy
 from payments_pipeline import dagster_storage
 from payments_pipeline.dagster_storage import PooledPostgresStorage, StorageNotFoundError
 from payments_pipeline.defs.check_results import check_spec
+from payments_pipeline.storage import postgres
 
 ROOT = Path(__file__).parents[1]
 DAYS = dg.DailyPartitionsDefinition("2024-01-01")
@@ -218,6 +219,16 @@ def test_a_connection_that_the_server_closed_while_it_was_idle_is_replaced(
     with engine.connect() as connection:
         assert connection.execute(sqlalchemy.text("SELECT pg_backend_pid()")).scalar_one() != first
     engine.dispose()
+
+
+def test_dagsters_log_does_not_wait_for_the_disk_and_money_does(dagster_url: str, database_url: str) -> None:
+    storage = PooledPostgresStorage(dagster_url)
+    with storage.run_storage.connect() as connection:
+        assert connection.execute(sqlalchemy.text("SHOW synchronous_commit")).scalar_one() == "off"
+    for each in (storage.run_storage, storage.event_log_storage, storage.schedule_storage):
+        each.dispose()
+    with postgres.connect(database_url) as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
 
 
 def test_the_webservers_own_limits_are_taken(dagster_url: str) -> None:
