@@ -294,8 +294,6 @@ class EmbeddedPostgres:
                 connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(name, sql.Literal(hashed)))
                 if login.group:
                     connection.execute(sql.SQL("GRANT {} TO {}").format(sql.Identifier(login.group), name))
-            # Dagster's events may be lost by a crash of the machine, for speed; the money's commits never are.
-            connection.execute("ALTER ROLE payments_dagster SET synchronous_commit = off")
             for database, owner in ((BUSINESS_DATABASE, MIGRATOR), (DAGSTER_DATABASE, DAGSTER)):
                 if not _exists(connection, "SELECT FROM pg_database WHERE datname = %s", database):
                     create = sql.SQL("CREATE DATABASE {} OWNER {}")

@@ -72,14 +72,12 @@ def test_the_server_listens_on_the_loopback_address_only_and_on_no_socket_file(s
         assert one(connection, "SHOW unix_socket_directories") == ""
 
 
-def test_money_is_committed_durably_and_only_dagster_is_not(server: EmbeddedPostgres) -> None:
+def test_money_is_committed_durably(server: EmbeddedPostgres) -> None:
     for login in (postgres.MIGRATOR, postgres.RUNTIME, postgres.APPROVER):
         with connect(server, login) as connection:
             assert one(connection, "SHOW synchronous_commit") == "on"
             assert one(connection, "SHOW fsync") == "on"
             assert one(connection, "SHOW full_page_writes") == "on"
-    with connect(server, postgres.DAGSTER, postgres.DAGSTER_DATABASE) as connection:
-        assert one(connection, "SHOW synchronous_commit") == "off"
 
 
 def test_each_login_has_its_group_and_none_but_the_migrator_may_create(server: EmbeddedPostgres) -> None:
