@@ -70,7 +70,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
     """Give a frame as a Markdown table; cells are shown as text, with what would break the table escaped."""
     columns = [str(column) for column in frame.columns]
     rows = [columns, ["---"] * len(columns)]
-    rows += [[_cell(value) for value in row] for row in frame.itertuples(index=False)]
+    rows += [[_cell(value) for value in row] for row in frame.itertuples(index=False, name=None)]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

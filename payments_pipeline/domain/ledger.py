@@ -305,7 +305,7 @@ def _break_reasons(
         match_id: gone
         for match_id, before, now in state.loc[
             suspects, ["match_id", "posted_participants", "participants"]
-        ].itertuples(index=False)
+        ].itertuples(index=False, name=None)
         if (gone := _missing_participants(before, now))
     }
     rules = zip(state["match_id"], state["rules_hash"], state["content_hash"], strict=True)

@@ -204,7 +204,7 @@ def _instructions(
         )
         for party_id, token, currency, direction, amount, claims in instructions[
             ["party_id", "token", "currency", "direction", "amount_minor", "claims"]
-        ].itertuples(index=False)
+        ].itertuples(index=False, name=None)
     ]
     over = instructions["amount_minor"] > _per_currency(instructions["currency"], policy, "instruction_limit_minor")
     none = instructions["direction"].eq("none")

@@ -66,7 +66,7 @@ def _fill(approved: pd.DataFrame, room_minor: int) -> list[bool]:
     """
     waiting: set[str] = set()
     passes = []
-    for party_id, amount_minor in approved[["party_id", "amount_minor"]].itertuples(index=False):
+    for party_id, amount_minor in approved[["party_id", "amount_minor"]].itertuples(index=False, name=None):
         fits = party_id not in waiting and amount_minor <= room_minor
         passes.append(fits)
         if fits:
