@@ -27,6 +27,7 @@ from payments_pipeline.domain.schemas import RECONCILIATION, SETTLEMENT_RECORDS
 from payments_pipeline.processors.base import SettlementReport
 from payments_pipeline.processors.dispatch import Dispatch
 from payments_pipeline.storage import approvals
+from payments_pipeline.storage.certificates import write_certificates
 from payments_pipeline.storage.ledger_entries import post_day
 from payments_pipeline.storage.objects import StorageUnavailableError
 from payments_pipeline.storage.payout_instructions import sweep_day_items
@@ -35,8 +36,10 @@ from payments_pipeline.storage.reconciliation import reconcile_day
 from payments_pipeline.storage.settlement_records import take_report_in
 from payments_pipeline.storage.table_declarations import Table
 from payments_pipeline.storage.tables import WriteMode, write_rows
+from payments_pipeline.verify.rules_certificates import CERTIFICATES
 from payments_pipeline.verify.tables import TABLE_RULES
 from simulation import history as ops
+from simulation.certificates import Objects, breaches_of_certificates
 from simulation.database import SEARCH_PATH, Database, Snapshot
 from simulation.effects import Effects, Fate, SimulatedPool, Status, Task
 from simulation.inputs import FIRST_DAY, PARTIES, POTS, Match, Party, day_input, day_of, input_hash, parties_frame
@@ -72,6 +75,7 @@ class World:
         self.true_now = datetime.combine(day_of(1), datetime.min.time(), _ZONE) + timedelta(hours=3)
         self.skew = timedelta()
         self.processor = SimulatedProcessor(self.effects, lambda: self.true_now, self._seen)
+        self.storage = Objects(self.effects.boundary)
         self.landing: dict[int, dict[str, Match]] = {}
         self.delivered: dict[str, Match] = {}
         self.parties = {party_id: Party() for party_id in PARTIES}
@@ -301,6 +305,7 @@ class World:
             return input_hash(self.landing.get(day, {}).values())
 
         post_day(self.database.url, day_of(day), computed, hash_again, run)
+        write_certificates(self.database.url, self.storage, day_of(day))
 
     def _sweep(self, run: RunInfo, day: int) -> None:
         parties = parties_frame(self.parties)
@@ -527,6 +532,8 @@ class World:
         self.observe()
         with connect(self.database.url) as connection:
             found = {name: rule(connection).breaches for name, rule in TABLE_RULES.items() if name not in _EXPLAINED}
+        posted = sorted({date.fromisoformat(str(row["match_day"])) for row in self.snapshot["day_postings"]})
+        found[CERTIFICATES] = breaches_of_certificates(self.database.url, self.storage, posted)
         broken = [f"{name}: {breaches[0]}" for name, breaches in found.items() if breaches]
         if broken:
             raise RuleBroken("verify: " + "; ".join(broken))
