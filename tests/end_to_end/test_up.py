@@ -27,6 +27,7 @@ ASSETS = [
     "rejected_records",
     "participant_shares",
     "ledger_entries",
+    "refunds",
     "payout_instructions",
     "payout_submissions",
     "settlement_reports",
