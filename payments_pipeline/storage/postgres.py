@@ -58,6 +58,8 @@ class Lock(IntEnum):
     DISPATCH = 7_203_102
     #: Whoever accepts refunds holds it for a transaction; postings share it with each other, for theirs.
     REFUNDS = 7_203_103
+    #: Taken by Postgres itself, at each commit that wrote: the last lock of any transaction (`link_audit_entry`).
+    AUDIT = 7_203_109
 
 
 class Lender(Protocol):

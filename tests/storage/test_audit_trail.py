@@ -14,6 +14,7 @@ from money_zone import DAY, NEXT, MoneyZone, parties_frame, policy
 
 from payments_pipeline.local import postgres
 from payments_pipeline.storage.migrations import migrate
+from payments_pipeline.storage.postgres import Lock
 from payments_pipeline.storage.postgres import connect as pooled
 from payments_pipeline.verify import rules_audit
 
@@ -246,3 +247,16 @@ def test_what_was_there_before_is_recorded_by_the_migration(postgres_server, mon
         zone.owe(day=NEXT, a=700, b=-100)
         assert entries(url)[-1][3:] == ("ledger_entries", 4, postgres.RUNTIME.name)
         assert breaches(url) == []
+
+
+def test_the_lock_of_the_chain_is_no_other_s(database):
+    assert len({int(lock) for lock in Lock}) == len(Lock)
+    with connect(database.url) as connection, connection.transaction():
+        connection.execute(ALERT, ("alert",))
+        held = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = %s"
+        assert connection.execute(held, (Lock.AUDIT,)).fetchone() == (0,), "not before the commit"
+        connection.execute("SET CONSTRAINTS ALL IMMEDIATE")
+        assert connection.execute(held, (Lock.AUDIT,)).fetchone() == (1,)
+        connection.execute(ALERT, ("after",))
+    assert [row[1:3] for row in entries(database.url)] == [(1, 1), (2, 1)]
+    assert breaches(database.url) == []
