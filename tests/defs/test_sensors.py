@@ -468,8 +468,13 @@ def test_input_that_is_as_it_was_asks_for_nothing(stage: Stage) -> None:
 
 @pytest.mark.parametrize(
     ("name", "dataset"),
-    [("a.csv", "match_results"), ("b.csv", "match_results"), ("a.csv", "match_participants")],
-    ids=["corrected", "new", "participants"],
+    [
+        ("a.csv", "match_results"),
+        ("b.csv", "match_results"),
+        ("a.csv", "match_participants"),
+        ("a.csv", "refund_requests"),
+    ],
+    ids=["corrected", "new", "participants", "refunds"],
 )
 def test_new_or_corrected_input_of_a_day_that_ran_asks_for_it_once(stage: Stage, name: str, dataset: str) -> None:
     stage.land(DAY, "a")
@@ -481,6 +486,21 @@ def test_new_or_corrected_input_of_a_day_that_ran_asks_for_it_once(stage: Stage,
     assert (request.job_name, request.partition_key) == (DAILY, DAY.isoformat())
     assert request.run_key.startswith(f"changed:{DAY}:")
     assert stage.requested("changed_input") == []
+
+
+def test_refund_requests_that_a_day_has_run_on_ask_for_nothing_and_corrected_ones_do(stage: Stage) -> None:
+    stage.land(DAY, "a", dataset="refund_requests")
+    stage.run(DAY)
+    seen = {
+        "input_hashes": {"refund_requests": hash_landing_day(open_store(str(stage.landing)), "refund_requests", DAY)}
+    }
+    metadata = {"lineage": dg.MetadataValue.json(seen)}
+    stage.instance.report_runless_asset_event(
+        dg.AssetMaterialization("refunds", partition=DAY.isoformat(), metadata=metadata)
+    )
+    assert stage.requested("changed_input") == []
+    stage.land(DAY, "b", dataset="refund_requests")
+    assert stage.requested("changed_input") == [DAY]
 
 
 def test_a_correction_taken_back_and_made_again_runs_each_time(stage: Stage) -> None:
