@@ -82,7 +82,9 @@ _ITEMS = """
     FROM open_items o
     WHERE o.day <= {day}
       AND (o.available_after IS NULL OR o.available_after < {day})
-      AND (o.day = {day} OR o.match_id IS NULL OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = o.day))
+      AND (o.day = {day} OR o.match_id IS NULL OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = o.day)
+           OR o.kind = 'refund' AND EXISTS (
+               SELECT FROM match_postings m JOIN sweeps s ON s.sweep_day = m.match_day WHERE m.match_id = o.match_id))
 """
 _ITEMS_SCHEMA = {
     "item_id": _STRING,

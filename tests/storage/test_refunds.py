@@ -193,6 +193,14 @@ def test_its_items_are_swept_by_its_own_day_or_a_later_one(zone):
     assert zone.open_items() == {}
 
 
+def test_a_later_sweep_takes_them_though_their_own_day_never_ran_once_their_matchs_day_was_swept(zone):
+    charge(zone, a=1000)
+    refund(zone, request("r1", 400))
+    assert zone.sweep(PARTIES, LATER).plan.instructions.empty, "the charge is not swept: its refund would be paid first"
+    zone.sweep(PARTIES)
+    assert zone.sweep(PARTIES, LATER).plan.instructions["amount_minor"].tolist() == [400, 400]
+
+
 def test_one_of_a_match_of_a_later_day_is_of_that_day(zone):
     charge(zone, day=LATER, a=1000)
     refund(zone, request("r1", 400), day=NEXT)
