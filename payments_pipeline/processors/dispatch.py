@@ -121,8 +121,10 @@ class Dispatch:
         async with self.processor:
             # One rate and one number of requests under way for all that a dispatch asks and sends.
             lane = _Lane(self.processor.capabilities, self.sleep)
-            await self._resolve(connection, lane, done)
-            again = store.unavailable(connection, self.day, name, self.clock())
+            await self._resolve(connection, parties, lane, done)
+            # What was sent before asks the gate too: a hold may have come since.
+            before = store.unavailable(connection, self.day, name, self.clock())
+            again = store.may_leave_again(connection, self.day, before, parties, self.run)
             if again:
                 await self._send(connection, store.begin_again(connection, self.day, again, self.run), lane, done)
             done.cancelled = store.refuse_unpayable(connection, self.day, name, parties, self.run)
@@ -223,7 +225,9 @@ class Dispatch:
         else:
             done._failures_in_a_row = 0
 
-    async def _resolve(self, connection: psycopg.Connection, lane: _Lane, done: Dispatched) -> None:
+    async def _resolve(
+        self, connection: psycopg.Connection, parties: pd.DataFrame, lane: _Lane, done: Dispatched
+    ) -> None:
         """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
         asked = store.unknown(connection, self.day, self.processor.name)
 
@@ -236,6 +240,7 @@ class Dispatch:
 
         answers = await asyncio.gather(*(ask(attempt) for attempt in asked))
         moves: list[tuple[str, str, str]] = []
+        never_seen: list[str] = []
         for attempt, answer in answers:
             if answer is None:
                 continue
@@ -246,7 +251,11 @@ class Dispatch:
             elif answer.status is LookUpStatus.REJECTED:
                 moves.append((attempt.instruction_id, State.FAILED, f"looked up: rejected, {answer.code}"))
             elif self.clock() < attempt.not_after:
-                moves.append((attempt.instruction_id, State.SUBMITTING, "looked up: never seen, its key is alive"))
+                never_seen.append(attempt.instruction_id)
+        moves += [
+            (instruction_id, State.SUBMITTING, "looked up: never seen, its key is alive")
+            for instruction_id in store.may_leave_again(connection, self.day, never_seen, parties, self.run)
+        ]
         store.resolve(
             connection, self.day, pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"]), self.run
         )

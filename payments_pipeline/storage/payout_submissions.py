@@ -122,6 +122,22 @@ _REFUSED = """
         OR claimed.released > 0 OR claimed.broken > 0 OR claimed.corrected > 0)
 """
 
+#: Instructions sent before whose party may not be sent them any more, why, and whether they were never accepted.
+_REFUSED_AGAIN = """
+    SELECT i.instruction_id::text, 'never accepted, and not sent again: ' || CASE
+               WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
+               WHEN p.status <> 'active' THEN 'the party is ' || p.status
+               ELSE 'the party''s token changed' END,
+           NOT EXISTS (
+               SELECT FROM payout_attempts a LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+               WHERE a.instruction_id = i.instruction_id
+                 AND coalesce(o.outcome, 'unknown') NOT IN ('unavailable', 'not_sent'))
+    FROM payout_instructions i LEFT JOIN payable p ON p.party_id = i.party_id
+    WHERE i.instruction_id = ANY(%s::uuid[]) AND (
+        p.party_id IS NULL OR p.status <> 'active'
+        OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END)
+"""
+
 _SENT_TODAY = """
     SELECT i.party_id, i.currency, sum(i.amount_minor)::bigint
     FROM payout_attempts a JOIN payout_instructions i USING (instruction_id)
@@ -164,17 +180,54 @@ def refuse_unpayable(
     """
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
-        cursor.execute(
-            """CREATE TEMPORARY TABLE payable (party_id text PRIMARY KEY, status text, payout_token text,
-               collection_token text) ON COMMIT DROP"""
-        )
-        known = parties[["party_id", "status", "payout_token", "collection_token"]].astype(object)
-        copy_frame(cursor, "payable", known)
+        _bring_payable(cursor, parties)
         refused = cursor.execute(_REFUSED, {"day": day, "processor": processor}).fetchall()
         for reason in sorted({row[3] for row in refused}):
             rows = [(row[0], row[1], row[2]) for row in refused if row[3] == reason]
             cancel(cursor, rows, day=day, actor="gate", reason=reason, by_sweep=False, run=run)
     return len(refused)
+
+
+def _bring_payable(cursor: psycopg.Cursor[Any], parties: pd.DataFrame) -> None:
+    cursor.execute(
+        """CREATE TEMPORARY TABLE payable (party_id text PRIMARY KEY, status text, payout_token text,
+           collection_token text) ON COMMIT DROP"""
+    )
+    copy_frame(cursor, "payable", parties[["party_id", "status", "payout_token", "collection_token"]].astype(object))
+
+
+def may_leave_again(
+    connection: psycopg.Connection, day: date, instruction_ids: list[str], parties: pd.DataFrame, run: RunInfo
+) -> list[str]:
+    """Give those of instructions sent before whose party may still be sent what they say.
+
+    Of the others, one that the processor definitely never accepted fails, and its items are free for a later day. One
+    whose outcome was ever in doubt stays as it is, locked: it is asked about again.
+
+    Args:
+        connection: of the dispatch.
+        day: dispatching day.
+        instruction_ids: `submitting`, or `unknown` and never seen.
+        parties: party_id, status, payout_token, collection_token as of now.
+        run: who dispatches.
+    """
+    if not instruction_ids:
+        return []
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        _bring_payable(cursor, parties)
+        rows = cursor.execute(_REFUSED_AGAIN, (instruction_ids,)).fetchall()
+        ended = [(instruction_id, reason) for instruction_id, reason, is_certain in rows if is_certain]
+        _move(
+            cursor,
+            day,
+            pd.DataFrame(ended, columns=["instruction_id", "reason"], dtype=object).assign(to_state=str(State.FAILED)),
+            from_state=State.SUBMITTING,
+            actor="dispatch",
+            run=run,
+        )
+    refused = {row[0] for row in rows}
+    return [each for each in instruction_ids if each not in refused]
 
 
 def approved(
@@ -321,6 +374,8 @@ def _move(
     cursor: psycopg.Cursor[Any], day: date, moves: pd.DataFrame, *, from_state: State, actor: str, run: RunInfo
 ) -> None:
     """Move instructions that are still in `from_state`; a failed one is posted back and its items are freed."""
+    if moves.empty:
+        return
     states = read_frame(
         cursor,
         """SELECT s.instruction_id, s.seq, i.party_id, i.currency, i.direction, i.amount_minor, i.processor

@@ -396,6 +396,45 @@ def test_the_gate_cancels_what_a_party_may_no_longer_be_sent(zone, now, reason):
     assert zone.sweep(PARTIES, NEXT).plan.instructions["amount_minor"].tolist() == [600]
 
 
+@pytest.mark.parametrize(("now", "reason"), GATE, ids=[reason for _, reason in GATE])
+def test_what_was_never_accepted_asks_the_gate_before_it_leaves_again(zone, now, reason):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=ONCE)
+    processor = FakeProcessor()
+    zone.dispatch(parties_frame(**now, d="active"), processor, NEXT)
+    assert keys(processor) == [zone.instruction("d")]
+    assert zone.states()[f"a {DAY}"] == "failed"
+    assert zone.rows("SELECT reason FROM instruction_events WHERE to_state = 'failed'") == [
+        (f"never accepted, and not sent again: {reason}",)
+    ]
+    assert zone.open_items() == {"a": 600}
+    assert zone.balances() == {"pot:c1": 600, "party:a": -600, "suspense": -400, "in_transit:sandbox": 400}
+    assert zone.sweep(PARTIES, LATER[1]).plan.instructions["amount_minor"].tolist() == [600]
+    assert zone.party_balances_disagree() == []
+
+
+def test_what_was_ever_in_doubt_and_may_not_leave_again_stays_locked_until_it_is_answered(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    held, processor = parties_frame(a="on_hold", d="active"), FakeProcessor()
+    for day in LATER[:2]:
+        zone.dispatch(held, processor, day)
+        assert zone.states()[f"a {DAY}"] == "unknown"
+        assert zone.open_items() == {}
+    assert set(keys(processor)) == {zone.instruction("d")}
+    assert zone.dispatch(PARTIES, processor, LATER[2]).acknowledged == 1
+    assert zone.states()[f"a {DAY}"] == "submitted"
+
+
+def test_a_doubt_before_the_last_refusal_is_a_doubt(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), NEXT, policy=ONCE)
+    assert set(zone.states().values()) == {"submitting"}
+    processor = FakeProcessor()
+    zone.dispatch(parties_frame(a="on_hold", d="active"), processor, LATER[1])
+    assert keys(processor) == [zone.instruction("d")]
+    assert zone.states()[f"a {DAY}"] == "submitting"
+    assert zone.open_items() == {}
+
+
 def test_the_gate_cancels_what_was_corrected_since_the_sweep(zone):
     zone.owe(revision=2, a=700, d=-400)
     assert zone.dispatch(PARTIES, FakeProcessor()).cancelled == 1
