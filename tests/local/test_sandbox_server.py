@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from http.client import BadStatusLine, HTTPConnection
+from http.client import BadStatusLine, HTTPConnection, IncompleteRead
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,7 @@ def test_a_status_on_demand_does_nothing_and_is_not_remembered(sandbox: SandboxP
         ("drop_before", {}, 0),
         ("drop_after", {}, 1),
         ("malformed", {}, 1),
+        ("misaddressed", {}, 1),
         ("status_after", {"status": 502}, 1),
         ("delay_before", {"seconds": 0.2}, 1),
         ("delay_after", {"seconds": 0.2}, 1),
@@ -300,6 +301,32 @@ def test_faults_come_in_their_order_on_their_routes_until_cleared(sandbox: Sandb
     assert sandbox.call("GET", look_up)[0] == 200
 
 
+def test_a_storm_ends_by_itself_after_its_seconds(sandbox: SandboxProcess) -> None:
+    sandbox.fault("status", status=503, on="payments", count=None, for_s=0.5)
+    assert [sandbox.pay("storm")[0] for _ in range(3)] == [503, 503, 503]
+    time.sleep(0.6)
+    assert sandbox.pay("storm")[0] == 201
+    assert sandbox.get("/v1/test_helpers/faults") == {"faults": []}
+
+
+def test_an_answer_cut_in_its_body_is_for_work_that_was_done(sandbox: SandboxProcess) -> None:
+    sandbox.fault("cut")
+    with pytest.raises(IncompleteRead):
+        raw(sandbox, "cut")
+    assert times_carried_out(sandbox, "cut") == 1
+
+
+def test_a_look_up_that_forgets_says_never_seen_and_the_key_still_pays_once(sandbox: SandboxProcess) -> None:
+    assert sandbox.pay("forgotten")[0] == 201
+    sandbox.fault("forgets", on="look_ups")
+    look_up = "/v1/payments?idempotency_key=forgotten"
+    status, answer = sandbox.call("GET", look_up)
+    assert (status, answer["error"]["code"]) == (404, "never_seen")
+    assert sandbox.pay("forgotten")[0] == 201
+    assert times_carried_out(sandbox, "forgotten") == 1
+    assert sandbox.call("GET", look_up)[0] == 200
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -312,6 +339,7 @@ def test_faults_come_in_their_order_on_their_routes_until_cleared(sandbox: Sandb
         {"kind": "delay_after"},
         {"kind": "delay_after", "seconds": -1},
         {"kind": "drop_after", "count": 0},
+        {"kind": "drop_after", "for_s": 0},
         {"kind": "drop_after", "on": "everything"},
         {"kind": "drop_after", "colour": "red"},
     ],

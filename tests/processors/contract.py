@@ -47,7 +47,10 @@ class Bench(Protocol):
         """Give a request with an outcome: settles, declined, fails, returned (a day later), twice, double or fee."""
 
     def disturb(self, how: str) -> None:
-        """Disturb the next request: lose_request or _answer, stall_ or garble_answer, fail_after, busy, down."""
+        """Disturb the next request.
+
+        How: lose_request; lose_, stall_, garble_ or cut_answer; answer_another; fail_after; busy; down.
+        """
 
     def carried_out(self, key: str) -> int:
         """Say how many payments it carried out under a key, by its own books."""
@@ -155,7 +158,10 @@ class ProcessorContract:
         self.submit(bench, request)
         assert bench.carried_out(request.idempotency_key) == 1
 
-    @pytest.mark.parametrize("how", ["lose_request", "lose_answer", "stall_answer", "garble_answer", "fail_after"])
+    @pytest.mark.parametrize(
+        "how",
+        ["lose_request", "lose_answer", "stall_answer", "garble_answer", "cut_answer", "answer_another", "fail_after"],
+    )
     def test_every_doubt_is_an_unknown_outcome_and_the_look_up_knows(self, bench: Bench, how: str) -> None:
         request = self.request(bench)
         bench.disturb(how)
@@ -217,7 +223,7 @@ class ProcessorContract:
         if answer.request_sha256 is not None:
             assert answer.request_sha256 == hashlib.sha256(bench.processor().encode(request)).hexdigest()
 
-    @pytest.mark.parametrize("how", ["lose_request", "garble_answer", "down", "busy", "fail_after"])
+    @pytest.mark.parametrize("how", ["lose_request", "garble_answer", "cut_answer", "down", "busy", "fail_after"])
     def test_a_look_up_without_an_answer_never_says_never_seen(self, bench: Bench, how: str) -> None:
         request = self.request(bench)
         self.submit(bench, request)

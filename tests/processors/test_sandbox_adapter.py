@@ -26,6 +26,7 @@ from payments_pipeline.processors.sandbox.adapter import CAPABILITIES, SandboxPr
 
 T = TypeVar("T")
 DAY = date(2024, 3, 2)
+ACCEPTED = {"id": "pay_1", "status": "accepted", "idempotency_key": "k"}
 ENTRY = {
     "entry_reference": "ent_1",
     "report_date": "2024-03-02",
@@ -103,14 +104,17 @@ async def submit(processor: SandboxProcessor) -> object:
         # Success that does not say what was accepted.
         (http(201, b""), PayoutOutcomeUnknownError),
         (http(201, []), PayoutOutcomeUnknownError),
-        (http(201, {"id": 5}), PayoutOutcomeUnknownError),
-        (http(201, {"id": ""}), PayoutOutcomeUnknownError),
-        (http(202, {"id": "pay_1"}), PayoutOutcomeUnknownError),
+        (http(201, {**ACCEPTED, "id": 5}), PayoutOutcomeUnknownError),
+        (http(201, {**ACCEPTED, "id": ""}), PayoutOutcomeUnknownError),
+        (http(202, ACCEPTED), PayoutOutcomeUnknownError),
         (http(204, b""), PayoutOutcomeUnknownError),
         # A broken or cut answer.
         (b"", PayoutOutcomeUnknownError),
         (b"no http at all\r\n\r\n", PayoutOutcomeUnknownError),
-        (http(201, {"id": "pay_1"})[:-3], PayoutOutcomeUnknownError),
+        (http(201, ACCEPTED)[:-3], PayoutOutcomeUnknownError),
+        # An answer to somebody else.
+        (http(201, {**ACCEPTED, "idempotency_key": "other"}), PayoutOutcomeUnknownError),
+        (http(201, {"id": "pay_1"}), PayoutOutcomeUnknownError),
     ],
 )
 def test_every_answer_has_one_meaning_and_every_doubt_is_unknown(answer: bytes, expected: type[ProcessorError]) -> None:
@@ -130,7 +134,7 @@ def test_a_redirect_is_not_followed() -> None:
 
 
 def test_a_submission_is_the_declared_http_request() -> None:
-    with server_that_answers(http(201, {"id": "pay_1"})) as (url, received):
+    with server_that_answers(http(201, ACCEPTED)) as (url, received):
         use(url, submit)
     head, _, body = received[0].partition(b"\r\n\r\n")
     assert head.startswith(b"POST /v1/payments HTTP/1.1\r\n")

@@ -30,6 +30,8 @@ FAULTS = {
     "lose_answer": {"kind": "drop_after"},
     "stall_answer": {"kind": "delay_after", "seconds": 1.5},
     "garble_answer": {"kind": "malformed"},
+    "cut_answer": {"kind": "cut"},
+    "answer_another": {"kind": "misaddressed"},
     "fail_after": {"kind": "status_after", "status": 500},
     "busy": {"kind": "status", "status": 429},
     "down": {"kind": "status", "status": 503},

@@ -5,6 +5,8 @@ Belongs here: which fault the next request meets. Does not belong here: how a fa
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Self
 
@@ -19,6 +21,9 @@ KINDS = {
     "delay_before": "waits `seconds`, then does the work and answers",
     "delay_after": "does the work, waits `seconds`, then answers",
     "malformed": "does the work, then answers with its status and a body that is no JSON",
+    "cut": "does the work, then closes the connection in the middle of the answer's body",
+    "misaddressed": "does the work, then gives an acceptance that names another payment and key",
+    "forgets": "a look-up by key answers never_seen, whatever was done; other requests are answered as ever",
 }
 _STATUSES = {"status": (429, 500, 502, 503, 504), "status_after": (500, 502, 504)}
 _DELAYS = ("delay_before", "delay_after")
@@ -42,6 +47,7 @@ class Fault(BaseModel):
         count: how many of them meet it; null until faults are cleared.
         status: of `status` and `status_after`.
         seconds: of `delay_before` and `delay_after`.
+        for_s: seconds from now after which none meets it any more, however many did; null without end.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -51,6 +57,7 @@ class Fault(BaseModel):
     count: int | None = Field(1, ge=1)
     status: int | None = None
     seconds: float | None = Field(None, gt=0, le=3600)
+    for_s: float | None = Field(None, gt=0, le=3600)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -68,28 +75,40 @@ class Fault(BaseModel):
 class Faults:
     """Faults to come, in the order in which they were asked for; they are forgotten when the process ends."""
 
-    def __init__(self) -> None:
-        self._waiting: list[Fault] = []
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        """Take no faults yet.
+
+        Args:
+            now_s: gives seconds that never go back.
+        """
+        self._now_s = now_s
+        self._queued: list[tuple[Fault, float | None]] = []
 
     def add(self, fault: Fault) -> None:
         """Queue a fault."""
-        self._waiting.append(fault)
+        self._queued.append((fault, None if fault.for_s is None else self._now_s() + fault.for_s))
 
     def clear(self) -> None:
         """Behave again."""
-        self._waiting.clear()
+        self._queued.clear()
 
     def waiting(self) -> list[dict[str, object]]:
         """Give what is left of them."""
-        return [fault.model_dump(mode="json") for fault in self._waiting]
+        return [fault.model_dump(mode="json") for fault, _ in self._still_to_come()]
 
     def next(self, route: Route) -> Fault | None:
         """Give the fault that a request to this route meets, if any: the first that is for it."""
-        for fault in self._waiting:
+        for queued in self._still_to_come():
+            fault = queued[0]
             if fault.on in (Route.ANY, route):
                 if fault.count is not None:
                     fault.count -= 1
                     if fault.count == 0:
-                        self._waiting.remove(fault)
+                        self._queued.remove(queued)
                 return fault
         return None
+
+    def _still_to_come(self) -> list[tuple[Fault, float | None]]:
+        now_s = self._now_s()
+        self._queued = [queued for queued in self._queued if queued[1] is None or now_s < queued[1]]
+        return list(self._queued)

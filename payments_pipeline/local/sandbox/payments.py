@@ -141,7 +141,12 @@ class Desk:
         )
         for number, line in enumerate(payment.outcome.lines, start=1):
             write_entry(db, _entry(f"ent_{suffix}_{number}", payment_id, key, payment, line), line.copies)
-        content = {"id": payment_id, "status": "accepted", "execute_on": payment.execute_on.isoformat()}
+        content = {
+            "id": payment_id,
+            "status": "accepted",
+            "execute_on": payment.execute_on.isoformat(),
+            "idempotency_key": key,
+        }
         return Answer.of(201, content), payment_id
 
     def _book(self, db: sqlite3.Connection, key: str, uses: int, body: bytes) -> tuple[Answer, None]:

@@ -34,6 +34,7 @@ Work = Callable[[sqlite3.Connection], Answer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CODE_OF_STATUS = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
 _CODE_OF_FAULT = {429: "rate_limited", 503: "unavailable"}
+_MISADDRESSED = Answer.of(201, {"id": "pay_of_another", "status": "accepted", "idempotency_key": "another"})
 
 
 class Server:
@@ -157,7 +158,9 @@ class Server:
         given = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         return hmac.compare_digest(given, self._authorization)
 
-    async def _answer(self, request: web.Request, route: Route, work: Callable[[], Awaitable[Answer]]) -> web.Response:
+    async def _answer(
+        self, request: web.Request, route: Route, work: Callable[[], Awaitable[Answer]]
+    ) -> web.StreamResponse:
         """Do the work and answer, or meet the fault that is waiting for this request."""
         fault = self._faults.next(route)
         if fault is None:
@@ -178,6 +181,12 @@ class Server:
             await asyncio.sleep(fault.seconds or 0)
         if fault.kind == "malformed":
             return web.Response(status=answer.status, body=b'{"id": "pay_', content_type="application/json")
+        if fault.kind == "cut":
+            return await _cut(request, answer)
+        if fault.kind == "misaddressed" and answer.status == 201:
+            return _response(_MISADDRESSED)
+        if fault.kind == "forgets" and "idempotency_key" in request.query:
+            return _response(Answer.error("never_seen"))
         return _response(answer)
 
     # Routes
@@ -193,7 +202,7 @@ class Server:
             )
         )
 
-    async def _pay(self, request: web.Request) -> web.Response:
+    async def _pay(self, request: web.Request) -> web.StreamResponse:
         key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
         return await self._answer(
             request, Route.PAYMENTS, lambda: self._commit(lambda db: self._desk.pay(db, key, body))
@@ -203,11 +212,11 @@ class Server:
         key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
         return _response(await self._commit(lambda db: self._desk.fund(db, key, body)))
 
-    async def _look_up(self, request: web.Request) -> web.Response:
+    async def _look_up(self, request: web.Request) -> web.StreamResponse:
         key = read_key(request.query.get("idempotency_key"))
         return await self._answer(request, Route.LOOK_UPS, lambda: self._read(lambda db: self._desk.look_up(db, key)))
 
-    async def _payment(self, request: web.Request) -> web.Response:
+    async def _payment(self, request: web.Request) -> web.StreamResponse:
         payment_id = request.match_info["id"]
 
         def find(db: sqlite3.Connection) -> Answer:
@@ -216,7 +225,7 @@ class Server:
 
         return await self._answer(request, Route.LOOK_UPS, lambda: self._read(find))
 
-    async def _list_reports(self, request: web.Request) -> web.Response:
+    async def _list_reports(self, request: web.Request) -> web.StreamResponse:
         first, last = read_date(request.query.get("from")), read_date(request.query.get("to"))
         return await self._answer(
             request,
@@ -226,7 +235,7 @@ class Server:
             ),
         )
 
-    async def _report(self, request: web.Request) -> web.Response:
+    async def _report(self, request: web.Request) -> web.StreamResponse:
         day = read_date(request.match_info["date"])
         return await self._answer(
             request,
@@ -287,6 +296,18 @@ def _response(answer: Answer) -> web.Response:
 def _failed(fault: Fault) -> web.Response:
     status = fault.status or 500
     return _response(Answer.error(_CODE_OF_FAULT.get(status, "internal_error"), status=status))
+
+
+async def _cut(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """Send the head, half of the body, and close the connection."""
+    response = web.StreamResponse(status=answer.status)
+    response.content_type = "application/json"
+    response.content_length = len(answer.body)
+    await response.prepare(request)
+    await response.write(answer.body[: len(answer.body) // 2])
+    if request.transport is not None:
+        request.transport.close()  # what was written still leaves
+    return response
 
 
 def _drop(request: web.Request) -> web.Response:

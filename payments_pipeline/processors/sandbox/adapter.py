@@ -54,8 +54,8 @@ class SandboxProcessor:
     | 401, 403, 404, 405, 429, 503 with the processor's error | ProcessorUnavailableError |
     | 400, 402, 413, 422 with the processor's error | PayoutRejectedError |
     | 409 | PayoutKeyConflictError |
-    | anything else: time is up, connection lost, other status, an answer that is not the processor's own (a gateway's
-      503 may come after the request was passed on) | PayoutOutcomeUnknownError |
+    | anything else: time is up, connection lost, other status, an answer about another key or not the processor's
+      own (a gateway's 503 may come after the request was passed on) | PayoutOutcomeUnknownError |
     """
 
     name = NAME
@@ -131,7 +131,7 @@ class SandboxProcessor:
             raise PayoutOutcomeUnknownError(
                 f"{what}: no answer ({_words(error)}). It may have been carried out; it is looked up, not sent again."
             ) from error
-        return _acknowledged(what, status, content)
+        return _acknowledged(what, status, content, idempotency_key)
 
     async def look_up(self, idempotency_key: str) -> LookUp:
         """Ask what became of a key."""
@@ -201,12 +201,17 @@ class SandboxProcessor:
         return self._session
 
 
-def _acknowledged(what: str, status: int, content: bytes) -> Acknowledgement:
+def _acknowledged(what: str, status: int, content: bytes, idempotency_key: str) -> Acknowledgement:
     """Read the answer to a submission; whatever leaves a doubt is an unknown outcome."""
     answer = _object(content) or {}
     reference = answer.get("id")
     if status in (200, 201) and isinstance(reference, str) and reference:
-        return Acknowledgement(reference)
+        if answer.get("idempotency_key") == idempotency_key:
+            return Acknowledgement(reference)
+        raise PayoutOutcomeUnknownError(
+            f"{what}: the answer is about another request. Ours may have been carried out; it is looked up, not sent "
+            "again."
+        )
     code, message = _error(answer)
     if status == 409:
         raise PayoutKeyConflictError(
