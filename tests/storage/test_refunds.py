@@ -3,10 +3,11 @@
 import datetime as dt
 import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from money_zone import NEXT, FakeProcessor, MoneyZone, fee, line, match, parties_frame, share
+from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, fee, line, match, parties_frame, share
 from refunding import JANE, applied, charge, decided, nets, refund, request
 
 LATER = NEXT + dt.timedelta(days=1)
@@ -253,6 +254,41 @@ def test_an_unsent_instruction_whose_refund_was_recomputed_is_cancelled_first(zo
     zone.sweep(PARTIES, NEXT)
     assert zone.value("SELECT count(*) FROM instruction_states WHERE state = 'cancelled'") == 2
     assert zone.open_items() == {}
+
+
+def test_requests_at_once_are_bounded_together_and_the_same_one_is_accepted_once(zone):
+    charge(zone, a=1000)
+    names = ["r1", "r2", "r3", "r1", "r2", "r3"]
+    with ThreadPoolExecutor(6) as pool:
+        found = [decided(each)[0] for each in pool.map(lambda name: refund(zone, request(name, 400)), names)]
+    assert found.count("accepted") == 2
+    assert set(found) <= {"accepted", "repeated", "more_than_left"}
+    assert sum(applied(zone).values()) == 800
+    assert zone.rows("SELECT pot_no FROM refunds ORDER BY 1") == [(1,), (2,)]
+
+
+def test_a_correction_and_a_request_at_once_leave_what_one_after_the_other_would(zone):
+    for number, day in enumerate((DAY, NEXT, LATER)):
+        match_id = f"m{number}"
+        charge(zone, day=day, match_id=match_id, a=1000)
+        asked = [request(f"r{number}", 900, match_id=match_id)]
+        with ThreadPoolExecutor(2) as pool:
+            correction = pool.submit(charge, zone, 2, day, match_id, a=500)
+            accepted = pool.submit(refund, zone, *asked, day=day).result()
+            correction.result()
+        left = {"accepted": 500, "more_than_left": None}[decided(accepted)[0]]
+        assert applied(zone).get(f"r{number}") == left
+
+
+def test_what_is_refunded_of_a_match_that_was_left_alone_waits_with_it(zone):
+    charge(zone, a=1000)
+    zone.post([], [])
+    refund(zone, request("r1", 400))
+    zone.sweep(PARTIES)
+    zone.sweep(PARTIES, NEXT)
+    waits = "SELECT party_id, amount_minor FROM sweep_deferrals WHERE sweep_day = %s AND reason = 'posting_break'"
+    assert dict(zone.rows(waits, NEXT)) == {"p1": -600, "a": 600}
+    assert zone.states() == {}
 
 
 def test_an_acceptance_waits_for_a_posting_that_is_under_way(zone):
