@@ -1,0 +1,111 @@
+"""The asset `refunds`: what a day's files ask for, in a real run on a real database."""
+
+import datetime as dt
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from money_zone import DAY, NEXT, RUN, MoneyZone, fee, match
+
+from payments_pipeline.defs import resources
+from payments_pipeline.defs.assets.refunds import refunds
+from payments_pipeline.defs.partitions import match_day_partitions
+from payments_pipeline.domain.refund_requests import request_frame
+from payments_pipeline.settings import Settings, load_policy
+from payments_pipeline.storage import refunds as store
+
+SETTINGS = Settings(home=Path("unused"), config=None, start_date=DAY)
+HEADER = "refund_id,match_id,party_id,amount_minor,reason\n"
+
+
+@pytest.fixture
+def zone(database_url: str) -> MoneyZone:
+    zone = MoneyZone(database_url)
+    zone.post([match("m", revenue_minor=0)], fee("m", "p1", {"a": 1000}))
+    return zone
+
+
+def land(landing: Path, text: str, name: str = "a.csv", day: dt.date = NEXT) -> None:
+    folder = landing / "refund_requests" / f"date={day}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(text, "utf-8")
+
+
+def materialise(zone: MoneyZone, landing: Path, day: dt.date = NEXT) -> dg.ExecuteInProcessResult:
+    landing.mkdir(exist_ok=True)
+    given = {
+        "inputs": resources.Inputs(landing_url=str(landing), reference_url="", timezone=SETTINGS.timezone),
+        "money_zone": resources.MoneyZone(named_url=zone.url, policy_json=load_policy(SETTINGS).model_dump_json()),
+    }
+    return dg.materialize(
+        [refunds(match_day_partitions(SETTINGS))],
+        partition_key=day.isoformat(),
+        resources=given,
+        instance=dg.DagsterInstance.ephemeral(),
+        tags={resources.MAKER_TAG: "joe"},
+        raise_on_error=False,
+    )
+
+
+def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
+    (event,) = result.get_asset_materialization_events()
+    return {name: value.value for name, value in event.materialization.metadata.items()}
+
+
+def checks(result: dg.ExecuteInProcessResult) -> dict[str, dg.AssetCheckEvaluation]:
+    return {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+
+
+def test_requests_of_the_day_are_accepted_in_the_name_of_who_started_the_run(zone: MoneyZone, tmp_path: Path) -> None:
+    land(tmp_path / "landing", HEADER + "r1,m,p1,400,rained off\n")
+    result = materialise(zone, tmp_path / "landing")
+    assert result.success
+    said = metadata(result)
+    assert (said["requests_read"], said["refunds"], said["refunded_minor GBP"]) == (1, 1, 400)
+    assert {name: check.passed for name, check in checks(result).items()} == {
+        "refunds_bounded": True,
+        "no_refused_requests": True,
+    }
+    assert zone.rows("SELECT requester, accepted_day, source FROM refunds") == [
+        ("joe", NEXT, f"refund_requests/date={NEXT}/a.csv")
+    ]
+
+
+def test_refused_requests_are_listed_with_reason_and_words_and_hold_up_nothing(zone: MoneyZone, tmp_path: Path) -> None:
+    land(tmp_path / "landing", HEADER + "r1,m,p1,400,rained off\nr2,m,p1,601,x\nr3,unknown,p1,,x\nr4,m,p1,1.5,x\n")
+    result = materialise(zone, tmp_path / "landing")
+    assert result.success
+    check = checks(result)["no_refused_requests"]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    rows = str(check.metadata["rows"].value)
+    for words in ("amount_invalid", "more_than_left", "of which 600 is left", "match_not_posted", "a.csv", "| 5 |"):
+        assert words in rows
+    assert metadata(result)["requests_refused"] == 3
+    assert zone.value("SELECT count(*) FROM refunds") == 1
+
+
+def test_a_file_that_cannot_be_read_stops_the_day_before_its_sweep_and_refunds_nothing(
+    zone: MoneyZone, tmp_path: Path
+) -> None:
+    land(tmp_path / "landing", HEADER + "r1,m,p1,400,rained off\n")
+    land(tmp_path / "landing", "", "b.csv")
+    assert not materialise(zone, tmp_path / "landing").success
+    assert zone.value("SELECT count(*) FROM refunds") == 0
+
+
+def test_a_day_without_requests_and_refunds_asks_the_database_once_and_lists_once(
+    zone: MoneyZone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise AssertionError("there is nothing to accept")
+
+    monkeypatch.setattr(store, "connect", refused)
+    result = materialise(zone, tmp_path / "landing")
+    assert result.success
+    assert metadata(result)["refunds"] == 0
+
+
+def test_refunds_of_the_command_are_listed_with_their_day(zone: MoneyZone, tmp_path: Path) -> None:
+    asked = request_frame("c1", "m", "p1", 250, "rained off", "command line")
+    store.accept_refunds(zone.url, NEXT, asked, "jane", RUN)
+    assert metadata(materialise(zone, tmp_path / "landing"))["refunded_minor GBP"] == 250
