@@ -93,6 +93,11 @@ RULES: dict[str, TableCheck] = {
                    WHERE o.instruction_id = e.instruction_id AND o.outcome = w.outcome)
              AND NOT (e.to_state = 'failed' AND EXISTS (
                    SELECT FROM report_lines l WHERE l.instruction_id = e.instruction_id AND l.kind = 'failed'))
+             -- Never accepted, and not sent again: its party may no longer be sent it.
+             AND NOT (e.to_state = 'failed' AND e.from_state = 'submitting' AND NOT EXISTS (
+                   SELECT FROM payout_attempts a LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+                   WHERE a.instruction_id = e.instruction_id
+                     AND coalesce(o.outcome, 'unknown') NOT IN ('unavailable', 'not_sent')))
              -- Never accepted until its deadline: it is asked about, though no attempt of it went without an answer.
              AND NOT (e.to_state = 'unknown' AND EXISTS (
                    SELECT FROM payout_attempts a

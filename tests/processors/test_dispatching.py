@@ -26,6 +26,7 @@ from payments_pipeline.processors.base import (
 from payments_pipeline.processors.dispatch import utc_now
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.postgres import connect
+from payments_pipeline.verify import rules_dispatch
 
 PARTIES = parties_frame(a="active", b="active", c="active", d="active")
 ONCE = policy(dispatch={"retries": 0})
@@ -410,6 +411,9 @@ def test_what_was_never_accepted_asks_the_gate_before_it_leaves_again(zone, now,
     assert zone.balances() == {"pot:c1": 600, "party:a": -600, "suspense": -400, "in_transit:sandbox": 400}
     assert zone.sweep(PARTIES, LATER[1]).plan.instructions["amount_minor"].tolist() == [600]
     assert zone.party_balances_disagree() == []
+    with connect(zone.url) as connection:
+        rule = rules_dispatch.RULES["states of sending follow from an outcome or a look-up"]
+        assert rule(connection).breaches == []
 
 
 def test_what_was_ever_in_doubt_and_may_not_leave_again_stays_locked_until_it_is_answered(zone):
