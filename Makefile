@@ -43,6 +43,7 @@ lint: .venv/installed-test ## format, lint and types, warnings as errors
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy checker/check_certificate.py
 
 bench: .venv/installed-test ## measure; JSON lines
 	$(BIN)/python -m benchmarks
