@@ -17,6 +17,9 @@ from simulation.processor import ANSWERS
 ACTS = ("post", "sweep", "dispatch", "settle", "reconcile")
 #: What people do, each with the n-th thing that waits for it: `day` is n.
 DECISIONS = ("approve", "refuse", "resolve")
+#: The n-th request for a refund: the same again asks for the same.
+REFUND = "refund"
+REFUNDS = 12
 #: What a bank does with a payment that it took.
 HABITS = (
     "settle",
@@ -166,7 +169,8 @@ class _Drawing:
         }
         #: How much of each kind of trouble this world has.
         self.trouble = {
-            name: rng.choice((0, 1, 3, 5)) for name in ("input", "people", "fates", "weather", "time", "bank")
+            name: rng.choice((0, 1, 3, 5))
+            for name in ("input", "people", "fates", "weather", "time", "bank", "refunds")
         }
 
     def history(self) -> History:
@@ -179,6 +183,8 @@ class _Drawing:
             for kind in ACTS[:-1]:
                 operations += [*self.happenings(), *self.before(kind), self.act(kind, day)]
             operations += self.happenings()
+            if rng.random() < 0.16 * self.trouble["refunds"]:
+                operations += [self.refund(), self.refund(), self.overlapping_refund()]
         limit = rng.choice((10**9, 10**9, 500, 5_000))
         return History(self.days, limit, rng.choice((10**9, 10**9, 20_000)), tuple(operations))
 
@@ -191,6 +197,7 @@ class _Drawing:
             "weather": (self.weather,),
             "time": (self.jump,),
             "bank": (self.bank, self.bank, self.bank, self.other_line),
+            "refunds": (self.refund, self.refund, self.overlapping_refund),
         }
         drawn: list[Operation] = []
         for kind, makers in kinds.items():
@@ -248,6 +255,14 @@ class _Drawing:
 
     def decide(self) -> Act:
         return self.act(self.rng.choice(("approve", *DECISIONS)), self.rng.randrange(3))
+
+    def refund(self) -> Act:
+        return self.act(REFUND, self.rng.randrange(REFUNDS))
+
+    def overlapping_refund(self) -> Overlap:
+        rng = self.rng
+        other = self.act("post", self.any_day()) if rng.random() < 0.7 else self.refund()
+        return Overlap((self.refund(), other), rng.randrange(1_000_000))
 
     def again(self) -> Act:
         return self.act(self.rng.choice(ACTS), self.any_day())

@@ -4,7 +4,8 @@ It is told what was delivered, what the processor did, and which postings, sweep
 knows nothing of tables, locks or runs. Four rules are all of it:
 
 1. A match is posted as its shares say, unless that would contradict what is posted for it (`refusal`).
-2. What a party is owed is what is posted for it.
+2. What a party is owed is what is posted for it, less what accepted refunds take from it, more what they give back:
+   each as far as its fee still charges its payer, in order, from those who share it by what each still holds.
 3. An instruction of amount A takes A from it from the moment it is made; once failed, returned or cancelled it takes
    only the cash that moved all the same; once settled, A, or the cash if that is more.
 4. What is left of 2 after 3 is open.
@@ -56,6 +57,36 @@ def shares(match: Match) -> dict[str, int]:
     return {party: minor for party, minor in given.items() if minor}
 
 
+def fee_parts(match: Match) -> dict[str, int]:
+    """Give who shares each player's fee, in the order of lines."""
+    parts: dict[str, int] = defaultdict(int)
+    fee = MATCH_FEE_MINOR[match.rules]
+    percent = min(Fraction(fee * FEE_BP, 10_000), Fraction(FEE_CAP_MINOR))
+    _hand_out(parts, fee, {ORGANISER: percent, HOME: fee - percent})
+    return {party: parts[party] for party in (ORGANISER, HOME)}
+
+
+def charges(match: Match | None, player: str) -> bool:
+    """Say whether a match charges a player."""
+    return match is not None and match.status in PLAYED_STATUSES and player in match.players
+
+
+def given_back(match: Match, amounts: list[int]) -> list[dict[str, int]]:
+    """Give what each refund of one player's fee takes from those who share it."""
+    holds = fee_parts(match)
+    taken = []
+    for amount in amounts:
+        total = sum(holds.values())
+        applied = min(amount, total)
+        parts: dict[str, int] = defaultdict(int)
+        if total:
+            _hand_out(parts, applied, {party: Fraction(applied * held, total) for party, held in holds.items()})
+        for party, part in parts.items():
+            holds[party] -= part
+        taken.append(dict(parts))
+    return taken
+
+
 def _hand_out(given: dict[str, int], amount: int, exact: dict[str, Fraction]) -> None:
     """Give everybody the floor, and the units left over to the largest fractions; the first named wins a tie."""
     units = amount - sum(int(part) for part in exact.values())
@@ -99,6 +130,7 @@ class Model:
     posted: dict[str, Match] = field(default_factory=dict)
     instructed: dict[str, Instructed] = field(default_factory=dict)
     breaks: dict[int, set[str]] = field(default_factory=dict)
+    refunds: dict[tuple[str, str], list[int]] = field(default_factory=dict)
 
     def post(self, day: int, landed: tuple[Match, ...]) -> None:
         """Post a day from what was landed for it."""
@@ -141,11 +173,30 @@ class Model:
         elif instruction.fate == "settled" and kind == "returned":
             instruction.fate = "undone"
 
-    def owed(self) -> dict[Account, int]:
-        """Give what is posted for each party."""
+    def left(self, pot: tuple[str, str]) -> int:
+        """Give what a player's fee of a match still charges."""
+        match = self.posted.get(pot[0])
+        if match is None or not charges(match, pot[1]):
+            return 0
+        taken = sum(sum(parts.values()) for parts in given_back(match, self.refunds.get(pot, [])))
+        return MATCH_FEE_MINOR[match.rules] - taken
+
+    def accrued(self) -> dict[Account, int]:
+        """Give what the matches posted come to for each party."""
         return _sums(
             ((party, match.currency), minor) for match in self.posted.values() for party, minor in shares(match).items()
         )
+
+    def owed(self) -> dict[Account, int]:
+        """Give what is posted for each party, refunds too."""
+        back = []
+        for (match_id, player), amounts in self.refunds.items():
+            match = self.posted.get(match_id)
+            if match is not None and charges(match, player):
+                for parts in given_back(match, amounts):
+                    back += [((party, match.currency), -minor) for party, minor in parts.items()]
+                    back.append(((player, match.currency), sum(parts.values())))
+        return _sums([*self.accrued().items(), *back])
 
     def open(self) -> dict[Account, int]:
         """Give what each party must have open."""

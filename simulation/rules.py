@@ -34,6 +34,7 @@ _APPEND_ONLY = (
     "report_balances",
     "report_lines",
     "settlement_records",
+    "refunds",
 )
 _UNSENT = {"created", "held", "approved"}
 #: What the model calls each state.
@@ -169,7 +170,7 @@ def _as_the_model_says(now: Snapshot, model: Model) -> Iterator[str]:
         expected = model.instructed[instruction]
         if FATES[state] != expected.fate and not (state == "netted" and expected.amount_minor == 0):
             yield f"instruction {instruction} is {state}; by what happened it is {expected.fate}"
-    yield from _differ("rule 14: posted for", _accrued(now), model.owed())
+    yield from _differ("rule 14: posted for", _accrued(now), model.accrued())
     yield from _differ("open of", open_of(now), model.open())
     yield from _differ("balance of", _party_balances(now), _unpaid(now))
     cash = Counter[Any]()

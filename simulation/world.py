@@ -33,6 +33,7 @@ from payments_pipeline.storage.objects import StorageUnavailableError
 from payments_pipeline.storage.payout_instructions import sweep_day_items
 from payments_pipeline.storage.postgres import RunInfo, connect, lend_from
 from payments_pipeline.storage.reconciliation import reconcile_day
+from payments_pipeline.storage.refunds import accept_refunds
 from payments_pipeline.storage.settlement_records import take_report_in
 from payments_pipeline.storage.table_declarations import Table
 from payments_pipeline.storage.tables import WriteMode, write_rows
@@ -42,7 +43,18 @@ from simulation import history as ops
 from simulation.certificates import Objects, breaches_of_certificates
 from simulation.database import SEARCH_PATH, Database, Snapshot
 from simulation.effects import Effects, Fate, SimulatedPool, Status, Task
-from simulation.inputs import FIRST_DAY, PARTIES, POTS, Match, Party, day_input, day_of, input_hash, parties_frame
+from simulation.inputs import (
+    FIRST_DAY,
+    PARTIES,
+    PLAYERS,
+    POTS,
+    Match,
+    Party,
+    day_input,
+    day_of,
+    input_hash,
+    parties_frame,
+)
 from simulation.model import Account, Instructed, Model, shares
 from simulation.processor import NAME, Payment, SimulatedProcessor
 from simulation.rules import breaches, states_of
@@ -52,6 +64,8 @@ _TABLES = {schema.name: Table("payments", schema) for schema in (SETTLEMENT_RECO
 #: Nobody approves in time, so what was held has expired by then.
 _CALM_AFTER_DAYS = 22
 _CALM_ROUNDS = 8
+#: What refunds are asked for; None is all that is left.
+_ASKED = (None, 1, 57, 300, 1_200)
 #: Rules of `verify` that a world may end in breach of: report lines that belong to nobody wait for a person.
 _EXPLAINED = frozenset({"no money is in suspense"})
 
@@ -351,6 +365,26 @@ class World:
         with connect(self.database.url) as connection:
             write_rows(connection, _TABLES[table], frame, mode, day_of(day).isoformat())
 
+    def _refund(self, run: RunInfo, number: int) -> None:
+        """Ask for the n-th refund, on a day of its own."""
+        if not self.delivered:
+            return
+        match = self.delivered[sorted(self.delivered)[number % len(self.delivered)]]
+        players = match.players or PLAYERS
+        asked = {
+            "refund_id": f"refund-{number}",
+            "match_id": match.match_id,
+            "party_id": players[number // 3 % len(players)],
+            "amount_minor": _ASKED[number % len(_ASKED)],
+            "reason": "rained off",
+            "source": "by hand",
+        }
+        requests = pd.DataFrame([asked]).astype({"amount_minor": "Int64"})
+        self.effects.boundary()
+        day = day_of(number % (self.days + 1))
+        accepted = accept_refunds(self.database.url, day, requests, "somebody", run)
+        self.faults[f"refund_{accepted.decisions['decision'].iloc[0]}"] += 1
+
     # Acts of people ------------------------------------------------------------------------------------------------
 
     def _approve(self, _run: RunInfo, number: int) -> None:
@@ -403,7 +437,9 @@ class World:
             if task.error is not None:
                 raise RuleBroken(f"{task.name} raised {type(task.error).__name__}: {task.error}") from task.error
         before, self.snapshot = self.snapshot, self.database.snapshot()
+        left_before = self._left()
         self._tell_postings(before)
+        self._tell_refunds(before, left_before)
         self._tell_instructions(before)
         self._tell_events(before)
         self._tell_lines(before)
@@ -424,7 +460,9 @@ class World:
             # Several days were posted at once: some order of them explains what is stored.
             stored = self._stored_revisions()
             for order in permutations(runs):
-                tried = Model(dict(self.model.posted), self.model.instructed, dict(self.model.breaks))
+                tried = Model(
+                    dict(self.model.posted), self.model.instructed, dict(self.model.breaks), self.model.refunds
+                )
                 for day, landed in order:
                     tried.post(day, landed)
                 if {m: p.revision for m, p in tried.posted.items()} == stored:
@@ -432,6 +470,24 @@ class World:
                     break
         for day, landed in runs:
             self.model.post(day, landed)
+
+    def _left(self) -> dict[tuple[str, str], int]:
+        """Give what the model says each fee still charges that something was ever refunded of."""
+        pots = {(str(row["match_id"]), str(row["pot_party_id"])) for row in self.snapshot["refunds"]}
+        return {pot: self.model.left(pot) for pot in pots}
+
+    def _tell_refunds(self, before: Snapshot, left_before: dict[tuple[str, str], int]) -> None:
+        """A refund accepted beside a posting was bounded by what the fee charged before it or after."""
+        bound = {pot: max(left, left_before[pot]) for pot, left in self._left().items()}
+        new = self._new(before, "refunds", "refund_id")
+        for row in sorted(new, key=lambda row: str(row["pot_no"])):
+            pot = str(row["match_id"]), str(row["pot_party_id"])
+            amount = row["amount_minor"]
+            assert isinstance(amount, int)
+            bound[pot] -= amount
+            if bound[pot] < 0:
+                raise RuleBroken(f"refund {row['refund_id']} of {amount} is {-bound[pot]} above what its fee charged")
+            self.model.refunds.setdefault(pot, []).append(amount)
 
     def _stored_revisions(self) -> dict[str, int]:
         newest = sorted(self.snapshot["match_postings"], key=lambda row: row["posting_no"])
@@ -461,7 +517,8 @@ class World:
             elif state == "submitted" and instruction not in accepted:
                 raise RuleBroken(f"instruction {instruction} is submitted, and the processor never took it")
             elif state == "failed" and not by_report:
-                if instruction not in rejected and (instruction in accepted or not self._is_past(instruction)):
+                certain = self._is_past(instruction) or self._never_accepted(instruction)
+                if instruction not in rejected and (instruction in accepted or not certain):
                     raise RuleBroken(f"rule 8: instruction {instruction} failed, and the processor never refused it")
                 self.model.instructed[instruction].fate = "undone"
 
@@ -579,6 +636,18 @@ class World:
     def _is_for_a_person(self, instruction: str) -> bool:
         """Say whether its deadline passed and the processor does not know its key: it is never sent again."""
         return states_of(self.snapshot).get(instruction) == "unknown" and self._is_past(instruction)
+
+    def _never_accepted(self, instruction: str) -> bool:
+        """Say whether each attempt was answered, and none of the answers leaves a doubt."""
+        outcomes = {
+            (row["instruction_id"], row["attempt_no"]): row["outcome"]
+            for row in self.snapshot["payout_attempt_outcomes"]
+        }
+        return all(
+            outcomes.get((instruction, row["attempt_no"])) in ("unavailable", "not_sent")
+            for row in self.snapshot["payout_attempts"]
+            if row["instruction_id"] == instruction
+        )
 
     def _is_past(self, instruction: str) -> bool:
         """Say whether the deadline of an instruction that was sent has passed."""
