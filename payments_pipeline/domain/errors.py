@@ -69,7 +69,16 @@ class PayoutRejectedError(ProcessorError):
 
 
 class ProcessorUnavailableError(ProcessorError):
-    """The processor accepted nothing; the same bytes may be sent again."""
+    """The processor accepted nothing; the same bytes may be sent again.
+
+    Attributes:
+        retry_after_s: seconds that the processor asked to be left alone; 0 where it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        """Keep what the processor asked for beside the message."""
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class PayoutOutcomeUnknownError(ProcessorError):

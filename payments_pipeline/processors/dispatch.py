@@ -37,6 +37,8 @@ from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.payout_submissions import Attempt, Outcome
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_lock
 
+#: A processor that asks for a longer pause is asked again by the next dispatch.
+_LONGEST_PAUSE_S = 30.0
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -182,11 +184,12 @@ class Dispatch:
             again = [o.attempt.instruction_id for o in outcomes if o.outcome in ("unavailable", "not_sent")]
             if not again:
                 return
-            if done.stopped or retry == self.policy.dispatch.retries:
+            asked_s = max(outcome.retry_after_s for outcome in outcomes)
+            if done.stopped or retry == self.policy.dispatch.retries or asked_s > _LONGEST_PAUSE_S:
                 done.unavailable += len(again)
                 return
             # Full jitter: many senders that failed together do not come back together.
-            await self.sleep(random.uniform(0, 0.2 * 2**retry))  # noqa: S311 - no secret depends on it
+            await self.sleep(asked_s + random.uniform(0, 0.2 * 2**retry))  # noqa: S311 - no secret depends on it
             attempts = store.begin_again(connection, self.day, again, self.run)
 
     async def _send_once(self, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched) -> list[Outcome]:
@@ -208,7 +211,7 @@ class Dispatch:
         except PayoutRejectedError as error:
             return Outcome(attempt, "rejected", code=error.code, message=str(error))
         except ProcessorUnavailableError as error:
-            return Outcome(attempt, "unavailable", message=str(error))
+            return Outcome(attempt, "unavailable", message=str(error), retry_after_s=error.retry_after_s)
         except PayoutOutcomeUnknownError as error:
             return Outcome(attempt, "unknown", message=str(error))
         return Outcome(attempt, "acknowledged", processor_reference=acknowledgement.processor_reference)

@@ -54,6 +54,7 @@ class Outcome:
         processor_reference: where acknowledged.
         code: the processor's reason code.
         message: words for a person.
+        retry_after_s: seconds that the processor asked to be left alone.
     """
 
     attempt: Attempt
@@ -61,6 +62,7 @@ class Outcome:
     processor_reference: str | None = None
     code: str | None = None
     message: str | None = None
+    retry_after_s: float = 0.0
 
 
 _APPROVED = """

@@ -1,6 +1,8 @@
 """Dispatch through the real adapter to a sandbox told to misbehave: money moves once at most, all is accounted for."""
 
+import asyncio
 import datetime as dt
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +78,27 @@ def test_a_fault_of_one_holds_up_no_other_and_the_next_dispatch_ends_it_without_
     assert sorted(times_carried_out(zone, sandbox).values()) == [1, 1, 1, 1]
     assert zone.value("SELECT count(*) FROM journals WHERE kind = 'submission'") == 4
     assert zone.party_balances_disagree() == []
+
+
+def test_a_processor_that_asks_for_a_pause_gets_it_before_it_is_asked_again(
+    zone: MoneyZone, sandbox: SandboxProcess
+) -> None:
+    sandbox.fault("status", on="payments", status=429, retry_after_s=1)
+    started = time.monotonic()
+    done = zone.dispatch(PARTIES, SandboxProcessor(sandbox.url, API_KEY, 5), NEXT, sleep=asyncio.sleep)
+    assert (done.acknowledged, done.unavailable) == (4, 0)
+    assert time.monotonic() - started >= 1
+    assert sorted(times_carried_out(zone, sandbox).values()) == [1, 1, 1, 1]
+
+
+def test_a_processor_that_asks_for_a_long_pause_is_asked_again_by_the_next_dispatch(
+    zone: MoneyZone, sandbox: SandboxProcess
+) -> None:
+    sandbox.fault("status", on="payments", status=503, retry_after_s=3600)
+    done = zone.dispatch(PARTIES, SandboxProcessor(sandbox.url, API_KEY, 5), NEXT, sleep=asyncio.sleep)
+    assert (done.acknowledged, done.unavailable) == (3, 1)
+    assert dispatch(zone, sandbox, LATER[0]).acknowledged == 1
+    assert sorted(times_carried_out(zone, sandbox).values()) == [1, 1, 1, 1]
 
 
 def test_a_look_up_that_does_not_see_what_was_just_applied_leads_to_no_second_payment(

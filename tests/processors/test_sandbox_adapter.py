@@ -5,7 +5,8 @@ import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from email.utils import format_datetime
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -123,6 +124,25 @@ def test_every_answer_has_one_meaning_and_every_doubt_is_unknown(answer: bytes, 
     assert type(raised.value) is expected
     assert len(received) == 1
     assert "\r\nIdempotency-Key: k\r\n" in received[0].decode()
+
+
+@pytest.mark.parametrize(
+    ("said", "least", "most"),
+    [
+        ("7", 7, 7),
+        (format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True), 3000, 3600),
+        (format_datetime(datetime.now(UTC) - timedelta(hours=1), usegmt=True), 0, 0),
+        ("9" * 400, 1e8, 1e9),
+        *((said, 0, 0) for said in ("-5", "1.5", "soon", "", "Tue, 99 Foo 2024", "\xb2")),
+    ],
+)
+def test_how_long_the_processor_asks_to_be_left_alone_is_read_in_either_form(
+    said: str, least: float, most: float
+) -> None:
+    answer = http(429, error("rate_limited"), f"Retry-After: {said}")
+    with server_that_answers(answer) as (url, _), pytest.raises(ProcessorUnavailableError) as raised:
+        use(url, submit)
+    assert least <= raised.value.retry_after_s <= most
 
 
 def test_a_redirect_is_not_followed() -> None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: Kinds, and what each does; docs/reference/sandbox.md holds them, a test compares the two.
 KINDS = {
-    "status": "does nothing and answers with `status` (429, 500, 502, 503 or 504)",
+    "status": "does nothing and answers with `status` (429, 500, 502, 503 or 504); says `retry_after_s` where given",
     "status_after": "does the work, then answers with `status` (500, 502 or 504) all the same",
     "drop_before": "does nothing and closes the connection without an answer",
     "drop_after": "does the work, then closes the connection without an answer",
@@ -47,6 +47,7 @@ class Fault(BaseModel):
         count: how many of them meet it; null until faults are cleared.
         status: of `status` and `status_after`.
         seconds: of `delay_before` and `delay_after`.
+        retry_after_s: of `status`: what its Retry-After says.
         for_s: seconds from now after which none meets it any more, however many did; null without end.
     """
 
@@ -57,6 +58,7 @@ class Fault(BaseModel):
     count: int | None = Field(1, ge=1)
     status: int | None = None
     seconds: float | None = Field(None, gt=0, le=3600)
+    retry_after_s: int | None = Field(None, ge=0, le=86_400)
     for_s: float | None = Field(None, gt=0, le=3600)
 
     @model_validator(mode="after")
@@ -69,6 +71,8 @@ class Fault(BaseModel):
             raise ValueError(f"status of {self.kind} is one of {', '.join(map(str, _STATUSES[self.kind]))}")
         if (self.seconds is None) == (self.kind in _DELAYS):
             raise ValueError(f"seconds goes with {' and '.join(_DELAYS)}, and they need it")
+        if self.retry_after_s is not None and self.kind != "status":
+            raise ValueError("retry_after_s goes with status")
         return self
 
 

@@ -295,7 +295,10 @@ def _response(answer: Answer) -> web.Response:
 
 def _failed(fault: Fault) -> web.Response:
     status = fault.status or 500
-    return _response(Answer.error(_CODE_OF_FAULT.get(status, "internal_error"), status=status))
+    response = _response(Answer.error(_CODE_OF_FAULT.get(status, "internal_error"), status=status))
+    if fault.retry_after_s is not None:
+        response.headers["Retry-After"] = str(fault.retry_after_s)
+    return response
 
 
 async def _cut(request: web.Request, answer: Answer) -> web.StreamResponse:

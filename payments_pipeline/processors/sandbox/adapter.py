@@ -7,7 +7,8 @@ retrying, the ledger, what a report's lines mean.
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -125,13 +126,14 @@ class SandboxProcessor:
                 allow_redirects=False,
             ) as response:
                 status, content = response.status, await response.read()
+                pause_s = _retry_after_s(response.headers.get("Retry-After", ""))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise ProcessorUnavailableError(f"{what}: no connection ({_words(error)}). Nothing was sent.") from error
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise PayoutOutcomeUnknownError(
                 f"{what}: no answer ({_words(error)}). It may have been carried out; it is looked up, not sent again."
             ) from error
-        return _acknowledged(what, status, content, idempotency_key)
+        return _acknowledged(what, status, content, idempotency_key, pause_s)
 
     async def look_up(self, idempotency_key: str) -> LookUp:
         """Ask what became of a key."""
@@ -201,7 +203,19 @@ class SandboxProcessor:
         return self._session
 
 
-def _acknowledged(what: str, status: int, content: bytes, idempotency_key: str) -> Acknowledgement:
+def _retry_after_s(text: str) -> float:
+    """Read a Retry-After of either form: seconds, or an HTTP date; 0 where there is none that can be read."""
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        return max(0.0, (parsedate_to_datetime(text) - datetime.now(UTC)).total_seconds())
+    except (TypeError, ValueError):  # no date, or one without a zone
+        return 0.0
+
+
+def _acknowledged(
+    what: str, status: int, content: bytes, idempotency_key: str, retry_after_s: float
+) -> Acknowledgement:
     """Read the answer to a submission; whatever leaves a doubt is an unknown outcome."""
     answer = _object(content) or {}
     reference = answer.get("id")
@@ -219,7 +233,9 @@ def _acknowledged(what: str, status: int, content: bytes, idempotency_key: str) 
             "ours; money may have moved under the key. It is looked up, not sent again."
         )
     if code and status in _NOT_NOW:
-        raise ProcessorUnavailableError(f"{what}: answered {status}, {code}: {message}. Nothing was accepted.")
+        raise ProcessorUnavailableError(
+            f"{what}: answered {status}, {code}: {message}. Nothing was accepted.", retry_after_s=retry_after_s
+        )
     if code and status in _REFUSED:
         raise PayoutRejectedError(f"{what}: rejected, {code}: {message}. No money moved.", code=code)
     raise PayoutOutcomeUnknownError(
