@@ -604,7 +604,8 @@ class World:
                 self.effects.run(task)
         self.observe()
         self.skew = timedelta()
-        self.policy = _policy(self.policy, ops.History(self.days, 10**12, 10**12, ()))
+        # Who shares a fee that is paid out when it is collected waits for a payer whose net is below the minimum.
+        self.policy = _policy(self.policy, ops.History(self.days, 10**12, 10**12, ()), minimum_minor=1)
         self.parties = {party_id: Party(token=(party.token or 0) + 1_000) for party_id, party in self.parties.items()}
         for match in list(self.delivered.values()):
             posted = self.model.posted.get(match.match_id)
@@ -707,9 +708,9 @@ async def _no_sleep(_seconds: float) -> None:
     """Time is the simulation's."""
 
 
-def _policy(policy: Policy, settings: ops.History) -> Policy:
+def _policy(policy: Policy, settings: ops.History, *, minimum_minor: int = 100) -> Policy:
     limits = CurrencyPolicy(
-        minimum_minor=100,
+        minimum_minor=minimum_minor,
         instruction_limit_minor=settings.limit_minor,
         party_day_limit_minor=settings.day_limit_minor,
         day_limit_minor=settings.day_limit_minor,
