@@ -11,7 +11,7 @@ import hashlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -37,6 +37,8 @@ from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.payout_submissions import Attempt, Outcome
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_lock
 
+#: How often a long dispatch says how far it has come; one that is over sooner says nothing.
+_TOLD_EVERY = timedelta(seconds=5)
 #: A processor that asks for a longer pause is asked again by the next dispatch.
 _LONGEST_PAUSE_S = 30.0
 Clock = Callable[[], datetime]
@@ -89,7 +91,7 @@ class Dispatch:
         run: who dispatches.
         clock: gives now.
         sleep: waits.
-        progress: told of each batch: sent so far, of how many.
+        progress: told in words how far a long dispatch has come, every few seconds.
     """
 
     url: str
@@ -100,7 +102,7 @@ class Dispatch:
     run: RunInfo
     clock: Clock = utc_now
     sleep: Sleep = asyncio.sleep
-    progress: Callable[[int, int], None] = lambda _sent, _of: None
+    progress: Callable[[str], None] = lambda _words: None
 
     def __call__(self, parties: pd.DataFrame) -> Dispatched:
         """Ask about what is unknown, then send what is approved, of any sweep up to the day.
@@ -142,6 +144,7 @@ class Dispatch:
         done.waiting += int((~approved["fits"]).sum())
         approved = approved[approved["fits"]].reset_index(drop=True)
         size = self.policy.dispatch.batch_size
+        told_at = began_at = self.clock()
         for start in range(0, len(approved), size):
             if done.stopped:
                 done.waiting += len(approved) - start
@@ -169,7 +172,10 @@ class Dispatch:
             attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)
             done.sent += len(attempts)
             await self._send(connection, attempts, lane, done)
-            self.progress(min(start + size, len(approved)), len(approved))
+            now = self.clock()
+            if now - told_at >= _TOLD_EVERY:
+                told_at = now
+                self.progress(_how_far(min(start + size, len(approved)), len(approved), now - began_at, done))
 
     async def _send(
         self, connection: psycopg.Connection, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched
@@ -264,6 +270,14 @@ class Dispatch:
         )
         done.resolved = len(moves)
         done.unknown = len(asked) - len(moves)
+
+
+def _how_far(gone: int, of: int, took: timedelta, done: Dispatched) -> str:
+    return (
+        f"{gone} of {of} instructions, {gone / took.total_seconds():.0f} a second, {of - gone} left: "
+        f"{done.acknowledged} acknowledged, {done.rejected} rejected, {done.unknown} without an answer, "
+        f"{done.unavailable} to be sent again, {done.cancelled} cancelled"
+    )
 
 
 class _Lane:

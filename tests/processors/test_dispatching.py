@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import re
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -605,6 +606,35 @@ def test_what_is_corrected_while_a_long_dispatch_is_under_way_does_not_leave(dat
     assert (done.sent, done.cancelled) == (1, 1)
     assert zone.states()[f"b {DAY}"] == "cancelled"
     assert zone.party_balances_disagree() == []
+
+
+def test_a_long_dispatch_says_every_few_seconds_how_far_it_has_come_and_a_short_one_nothing(database):
+    names = [f"p{number:02}" for number in range(12)]
+    zone, parties = MoneyZone(database.url), parties_frame(**dict.fromkeys(names, "active"))
+    zone.owe(**dict.fromkeys(names, 500))
+    zone.sweep(parties)
+    start, calls, told = utc_now(), [0], []
+
+    def a_second_a_look() -> dt.datetime:
+        calls[0] += 1
+        return start + dt.timedelta(seconds=calls[0])
+
+    refusing = zone.instruction("p03")
+    processor = FakeProcessor(answer=lambda key: REJECTED(key) if key == refusing else None)
+    small = policy(dispatch={"batch_size": 2})
+    done = zone.dispatch(parties, processor, policy=small, clock=a_second_a_look, progress=told.append)
+    assert (done.acknowledged, done.rejected) == (11, 1)
+    assert 1 <= len(told) <= 6
+    assert re.fullmatch(
+        r"\d+ of 12 instructions, \d+ a second, \d+ left: \d+ acknowledged, [01] rejected, 0 without an answer, "
+        r"0 to be sent again, 0 cancelled",
+        told[0],
+    )
+    assert told[-1].startswith("12 of 12 instructions") or "1 rejected" in told[-1]
+    zone.sweep(parties, NEXT)
+    quiet: list[str] = []
+    assert zone.dispatch(parties, FakeProcessor(), LATER[0], progress=quiet.append).sent == 1
+    assert quiet == []
 
 
 def test_one_rate_holds_for_all_batches_retries_and_questions_of_a_dispatch(zone):

@@ -46,7 +46,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
             policy=money_zone.policy,
             zone=inputs.zone,
             run=run_info(context),
-            progress=lambda sent, total: context.log.info(f"sent {sent} of {total} instructions"),
+            progress=context.log.info,
         )(parties)
         if dispatched.stopped:
             context.log.warning(dispatched.stopped)
