@@ -41,6 +41,13 @@ def main() -> int:
         largest = sorted(rows, key=lambda row: -row["shares"])[:5]
         met = [
             _print("season_backfill_s", season_s, "s", SEASON_TARGET_S, against=f"{len(rows)} days"),
+            _print(
+                "match_days_s",
+                sum(row["seconds"] for row in rows if row["matches"]),
+                "s",
+                SEASON_TARGET_S,
+                against=f"{sum(row['matches'] > 0 for row in rows)} days with matches, of those {len(rows)}",
+            ),
             _print("day_median_s", statistics.median(seconds), "s", MANY_DAYS_TARGET_S, against="all days"),
             _print(
                 "match_day_median_s",
