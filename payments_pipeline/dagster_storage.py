@@ -58,11 +58,18 @@ _DEFERRED = frozenset(
         DagsterEventType.ASSET_CHECK_EVALUATION,
     }
 )
+_PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
 _CHECK_PLANNED = DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
 _CHECK_DONE = DagsterEventType.ASSET_CHECK_EVALUATION
 #: One statement object each, so that SQLAlchemy compiles it once.
 _INSERT_EVENT = SqlEventLogStorageTable.insert().returning(SqlEventLogStorageTable.c.id, sort_by_parameter_order=True)
 _INSERT_CHECKS = AssetCheckExecutionsTable.insert()
+_PLAN_ASSETS = sqlalchemy.text(
+    """INSERT INTO asset_keys (asset_key, last_run_id, last_materialization_timestamp)
+       SELECT * FROM unnest(CAST(:asset_key AS text[]), CAST(:run_id AS text[]), CAST(:at AS timestamp[]))
+       ON CONFLICT (asset_key) DO UPDATE SET last_run_id = excluded.last_run_id,
+           last_materialization_timestamp = excluded.last_materialization_timestamp"""
+)
 _UPDATE_CHECKS = sqlalchemy.text(
     """UPDATE asset_check_executions AS planned
        SET execution_status = done.status, evaluation_event = done.event, evaluation_event_timestamp = done.at,
@@ -75,6 +82,8 @@ _UPDATE_CHECKS = sqlalchemy.text(
          AND planned.run_id = done.run_id AND planned.partition IS NOT DISTINCT FROM done.partition
        RETURNING planned.asset_key, planned.check_name, planned.run_id"""
 )
+#: Materialisations that a process remembers by what it wrote: a few runs' worth.
+_WRITTEN_KEPT = 64
 #: Several processes that meet an empty database take turns at creating its tables.
 _CREATE_LOCK = 7_203_002
 
@@ -181,6 +190,8 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         self._answered: tuple[float, object, EventRecordsResult] | None = None
         #: What this process materialised last of each partition, and when.
         self._materialised: dict[tuple[AssetKey, str], tuple[float, EventLogRecord]] = {}
+        #: The newest materialisations that this process wrote, by what it wrote.
+        self._written: dict[str, EventLogRecord] = {}
         super().__init__(postgres_url, should_autocreate_tables=should_autocreate_tables)
 
     def fetch_materializations(
@@ -297,11 +308,55 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             self._answered = None
             with self.index_transaction() as connection:
                 self._store_asset_event_tags(connection, *map(list, zip(*of_assets, strict=True)))
+                planned = [event for event, _ in of_assets if event.dagster_event_type is _PLANNED]
+                self._plan_assets(connection, planned)
                 for event, event_id in of_assets:
-                    self._store_asset_event(connection, event, event_id)
+                    if event.dagster_event_type is not _PLANNED:
+                        self._store_asset_event(connection, event, event_id)
             self._remember_materialised(of_assets)
         self._plan_checks([row for row in stored if row[0].dagster_event_type is _CHECK_PLANNED], texts)
         self._record_checks([row for row in stored if row[0].dagster_event_type is _CHECK_DONE], texts)
+
+    def _plan_assets(self, connection: sqlalchemy.Connection, planned: Sequence[EventLogEntry]) -> None:
+        """Say of all assets of a run at once that it will make them; the release does so one by one."""
+        of_asset = {str(event.get_dagster_event().asset_key.to_string()): event for event in planned}  # type: ignore[union-attr]  # of_assets have one
+        if of_asset:
+            connection.execute(
+                _PLAN_ASSETS,
+                {
+                    "asset_key": list(of_asset),
+                    "run_id": [event.run_id for event in of_asset.values()],
+                    "at": [_instant(event) for event in of_asset.values()],
+                },
+            )
+
+    def _get_asset_entry_values(
+        self,
+        event: EventLogEntry,
+        event_id: int,
+        has_asset_key_index_cols: bool,  # noqa: FBT001 - the signature that is overridden
+    ) -> dict[str, Any]:
+        values = super()._get_asset_entry_values(event, event_id, has_asset_key_index_cols)
+        text = values.get("last_materialization")
+        if text is not None:
+            with self._taking:
+                while len(self._written) >= _WRITTEN_KEPT:
+                    self._written.pop(next(iter(self._written)))
+                self._written[text] = EventLogRecord(storage_id=event_id, event_log_entry=event)
+        return values
+
+    def _get_latest_materialization_records(
+        self, raw_asset_rows: Sequence[Mapping[str, Any]]
+    ) -> Mapping[AssetKey, EventLogRecord | None]:
+        """Read no record that this process wrote, word for word: each step asks for all of its inputs'."""
+        own: dict[AssetKey, EventLogRecord | None] = {}
+        for row in raw_asset_rows:
+            asset_key = AssetKey.from_db_string(row["asset_key"])
+            record = self._written.get(row["last_materialization"])
+            if asset_key is None or record is None or row["asset_details"]:
+                return super()._get_latest_materialization_records(raw_asset_rows)
+            own[asset_key] = record
+        return own
 
     def _plan_checks(self, planned: Sequence[tuple[EventLogEntry, int]], texts: Mapping[int, str]) -> None:
         rows = []

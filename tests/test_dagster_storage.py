@@ -131,6 +131,25 @@ def test_what_is_kept_back_leaves_what_the_release_itself_would_leave(
     assert [key[0] for key in keys] == [key[0] for key in their_keys]
 
 
+def test_what_a_process_remembers_of_its_own_is_what_anybody_reads(
+    instance: dg.DagsterInstance, dagster_url: str
+) -> None:
+    keys = [dg.AssetKey("rows")]
+    for day in ("2024-02-05", "2024-02-06", "2024-02-05"):
+        run_day(instance, day)
+        fresh = PooledPostgresStorage(dagster_url)
+        try:
+            mine, others = instance.event_log_storage, fresh.event_log_storage
+            assert mine.get_asset_records(keys) == others.get_asset_records(keys)
+            last = dg.AssetRecordsFilter(keys[0], asset_partitions=[day])
+            assert mine.fetch_materializations(last, limit=1) == others.fetch_materializations(last, limit=1)
+            asked = (keys[0], dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/data_version"], [day])
+            assert mine.get_latest_tags_by_partition(*asked) == others.get_latest_tags_by_partition(*asked)
+        finally:
+            for each in (fresh.run_storage, fresh.event_log_storage, fresh.schedule_storage):
+                each.dispose()
+
+
 def test_a_check_that_nobody_planned_is_recorded(instance: dg.DagsterInstance) -> None:
     result = run_day(instance, "2024-02-02")
     key = dg.AssetCheckKey(dg.AssetKey("rows"), "not_empty")
