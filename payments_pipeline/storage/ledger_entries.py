@@ -18,7 +18,7 @@ from payments_pipeline.domain.errors import ConflictError, StaleInputError
 from payments_pipeline.domain.ledger import PostingPlan, plan_posting
 from payments_pipeline.storage.approvals import write_proposal
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, day_key, read_frame, session_lock
-from payments_pipeline.storage.refunds import recompute_refunds, write_journals
+from payments_pipeline.storage.refunds import POSTED_LINES, recompute_refunds, write_journals
 
 _STRING, _INT, _DATE, _BOOL = pa.string(), pa.int64(), pa.date32(), pa.bool_()
 
@@ -53,18 +53,6 @@ _POSTED_ENTRIES = """
     WHERE kind = 'accrual' AND match_id IN (SELECT match_id FROM day_matches)
     GROUP BY 1, 2, 3, 4, 5, 6
 """
-_POSTED_ENTRIES_SCHEMA = {
-    "match_id": _STRING,
-    "pot": _STRING,
-    "pot_party_id": _STRING,
-    "line_no": _INT,
-    "account": _STRING,
-    "currency": _STRING,
-    "recipient": _STRING,
-    "schedule_version": _STRING,
-    "amount_minor": _INT,
-    "posting_no": _INT,
-}
 
 
 #: Matches of a day whose change of rules an approver has accepted, as they would be posted.
@@ -160,7 +148,7 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     cursor.execute(_BEGIN)
     copy_frame(cursor, "day_matches", day_input.matches[["match_id"]].astype(object))
     posted_matches = read_frame(cursor, _POSTED_MATCHES, {"day": day}, _POSTED_MATCHES_SCHEMA)
-    posted_entries = read_frame(cursor, _POSTED_ENTRIES, {}, _POSTED_ENTRIES_SCHEMA)
+    posted_entries = read_frame(cursor, _POSTED_ENTRIES, {}, POSTED_LINES)
     rejected = day_input.rejected
     rejected = rejected[(rejected["dataset"] == "match_results") & (rejected["outcome"] == "rejected")]
     accepted = cursor.execute(_ACCEPTED_RULES, (day.isoformat(),)).fetchall()

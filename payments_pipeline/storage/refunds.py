@@ -28,7 +28,8 @@ from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_fram
 
 _STRING, _INT, _DATE = pa.string(), pa.int64(), pa.date32()
 
-_LINE_SCHEMA = {
+#: Columns of posted lines summed by their key.
+POSTED_LINES = {
     "match_id": _STRING,
     "pot": _STRING,
     "pot_party_id": _STRING,
@@ -54,7 +55,7 @@ _POSTED = """
     FROM ledger_entries
     WHERE kind = 'refund' AND match_id = ANY ({matches}) GROUP BY 1, 2, 3, 4, 5, 6, 7
 """
-_POSTED_SCHEMA = {"refund_id": _STRING} | _LINE_SCHEMA
+_POSTED_SCHEMA = {"refund_id": _STRING} | POSTED_LINES
 _REFUNDS = """
     SELECT refund_id, match_id, pot_party_id, currency, pot_no, amount_minor, accepted_day FROM refunds
     WHERE match_id IN (SELECT match_id FROM %s)
@@ -137,7 +138,7 @@ def _accept(cursor: psycopg.Cursor[Any], day: date, requests: pd.DataFrame, requ
     copy_frame(cursor, "refund_pots", pots)
     known = read_frame(cursor, _KNOWN, {"ids": requests["refund_id"].tolist()}, _KNOWN_SCHEMA)
     postings = read_frame(cursor, _POSTINGS, {}, _POSTINGS_SCHEMA)
-    accruals = read_frame(cursor, _ACCRUALS, {}, _LINE_SCHEMA)
+    accruals = read_frame(cursor, _ACCRUALS, {}, POSTED_LINES)
     before = read_frame(cursor, _REFUNDS % "refund_pots", {}, _REFUNDS_SCHEMA)
     before = before.merge(pots, on=["match_id", "pot_party_id"])
     posted = _read_posted(cursor, before)
