@@ -37,14 +37,15 @@ def materialise(zone: MoneyZone, landing: Path, day: dt.date = NEXT) -> dg.Execu
         "inputs": resources.Inputs(landing_url=str(landing), reference_url="", timezone=SETTINGS.timezone),
         "money_zone": resources.MoneyZone(named_url=zone.url, policy_json=load_policy(SETTINGS).model_dump_json()),
     }
-    return dg.materialize(
-        [refunds(match_day_partitions(SETTINGS))],
-        partition_key=day.isoformat(),
-        resources=given,
-        instance=dg.DagsterInstance.ephemeral(),
-        tags={resources.MAKER_TAG: "joe"},
-        raise_on_error=False,
-    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        return dg.materialize(
+            [refunds(match_day_partitions(SETTINGS))],
+            partition_key=day.isoformat(),
+            resources=given,
+            instance=instance,
+            tags={resources.MAKER_TAG: "joe"},
+            raise_on_error=False,
+        )
 
 
 def metadata(result: dg.ExecuteInProcessResult) -> dict[str, object]:
