@@ -6,10 +6,11 @@ belong here: what is made of it. Nothing of these data need outlive the process,
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,29 @@ _TEMPLATE = "simulation_template"
 _KEPT = ("lifecycle", "alembic_version")
 #: Long, and of no interest but to `verify`, which reads them itself.
 _NOT_IN_SNAPSHOTS = ("audit_entries", "audit_chain")
+#: Tables whose rows never change or go; if one does all the same, they are read anew.
+APPEND_ONLY = (
+    "day_postings",
+    "posting_breaks",
+    "match_postings",
+    "journals",
+    "ledger_entries",
+    "sweeps",
+    "sweep_deferrals",
+    "payout_instructions",
+    "instruction_claims",
+    "claim_releases",
+    "instruction_events",
+    "payout_attempts",
+    "payout_attempt_outcomes",
+    "report_intakes",
+    "report_balances",
+    "report_lines",
+    "settlement_records",
+    "refunds",
+    "proposals",
+    "proposal_decisions",
+)
 _SERVER = {
     "fsync": "off",
     "synchronous_commit": "off",
@@ -59,6 +83,20 @@ _CLOCK = """
     END
     $$;
 """
+
+
+def _reading(tables: Sequence[str], condition: str, conditional: Collection[str] = ()) -> sql.Composed:
+    """Read what Postgres knows now, and of each table how many rows it has and those that fulfil the condition.
+
+    The condition is that of the tables `conditional`; of the others all rows are read.
+    """
+    parts: list[sql.Composable] = [sql.SQL("pg_current_snapshot()::text")]
+    for table in tables:
+        where = sql.SQL(condition if table in conditional else "true")
+        count = sql.SQL("(SELECT count(*) FROM payments.{})").format(sql.Identifier(table))
+        rows = sql.SQL("(SELECT coalesce(json_agg(t), '[]') FROM payments.{} t WHERE {})")
+        parts += [count, rows.format(sql.Identifier(table), where)]
+    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts))
 
 
 @dataclass(frozen=True)
@@ -120,15 +158,17 @@ class Database:
             ).fetchall()
         ]
         self._looked_at = [table for table in self.tables if table not in _NOT_IN_SNAPSHOTS]
-        everything = sql.SQL(", ").join(
-            sql.SQL("(SELECT coalesce(json_agg(t), '[]') FROM payments.{} t)").format(sql.Identifier(table))
-            for table in self._looked_at
+        self._everything = _reading(self._looked_at, "true")
+        self._news = _reading(
+            self._looked_at, "NOT pg_visible_in_snapshot(t.xmin::text::xid8, %(before)s::pg_snapshot)", APPEND_ONLY
         )
-        self._everything = sql.SQL("SELECT {}").format(everything)
+        #: The last snapshot, with what Postgres knew then.
+        self._last: tuple[str, Snapshot] | None = None
         self._emptied = 0
 
     def empty(self) -> None:
         """Take everything out; now and then also what that leaves behind."""
+        self._last = None
         self._emptied += 1
         tables = sql.SQL(", ").join(sql.Identifier("payments", table) for table in self.tables)
         if self._emptied % 50 == 1:
@@ -143,10 +183,26 @@ class Database:
         self.admin.execute("UPDATE simulation.clock SET now_at = %s", (now,))
 
     def snapshot(self) -> Snapshot:
-        """Read every table but the audit trail, as of one moment."""
+        """Read every table but the audit trail, as of one moment; rows that were there before are the same objects."""
+        if self._last is not None:
+            before, known = self._last
+            row = self.admin.execute(self._news, {"before": before}).fetchone()
+            assert row is not None
+            moment, *rest = row
+            counts, read = rest[::2], rest[1::2]
+            now = {
+                table: known[table] + rows if table in APPEND_ONLY else rows
+                for table, rows in zip(self._looked_at, read, strict=True)
+            }
+            # A row that changed is one more that is new, and one less of before.
+            if all(map(eq, counts, map(len, now.values()))):
+                self._last = moment, now
+                return now
         row = self.admin.execute(self._everything).fetchone()
         assert row is not None
-        return dict(zip(self._looked_at, row, strict=True))
+        moment, *rest = row
+        self._last = moment, dict(zip(self._looked_at, rest[1::2], strict=True))
+        return self._last[1]
 
     def close(self) -> None:
         """End both connections."""

@@ -16,7 +16,7 @@ from simulation.processor import ANSWERS
 
 ACTS = ("post", "sweep", "dispatch", "settle", "reconcile")
 #: What people do, each with the n-th thing that waits for it: `day` is n.
-DECISIONS = ("approve", "refuse", "resolve")
+DECISIONS = ("approve", "refuse", "resolve", "write_off", "accept", "accept", "decline")
 #: The n-th request for a refund: the same again asks for the same.
 REFUND = "refund"
 REFUNDS = 12
@@ -254,7 +254,8 @@ class _Drawing:
         return Act(kind, day, fate)
 
     def decide(self) -> Act:
-        return self.act(self.rng.choice(("approve", *DECISIONS)), self.rng.randrange(3))
+        kind = self.rng.choice(("approve", *DECISIONS))
+        return self.act(kind, self.rng.randrange(6 if kind == "write_off" else 3))
 
     def refund(self) -> Act:
         return self.act(REFUND, self.rng.randrange(REFUNDS))

@@ -3,9 +3,11 @@
 It is told what was delivered, what the processor did, and which postings, sweeps and report lines were committed; it
 knows nothing of tables, locks or runs. Four rules are all of it:
 
-1. A match is posted as its shares say, unless that would contradict what is posted for it (`refusal`).
+1. A match is posted as its shares say, unless that would contradict what is posted for it (`refusal`). Rules changed
+   in the past contradict it until a person accepts what they do: to those matches, as their next posting, no more.
 2. What a party is owed is what is posted for it, less what accepted refunds take from it, more what they give back:
-   each as far as its fee still charges its payer, in order, from those who share it by what each still holds.
+   each as far as its fee still charges its payer, in order, from those who share it by what each still holds; and
+   more what was written off of its debt.
 3. An instruction of amount A takes A from it from the moment it is made; once failed, returned or cancelled it takes
    only the cash that moved all the same; once settled, A, or the cash if that is more.
 4. What is left of 2 after 3 is open.
@@ -14,9 +16,10 @@ knows nothing of tables, locks or runs. Four rules are all of it:
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import TypeVar
 
 from simulation.inputs import (
     AWAY,
@@ -36,6 +39,7 @@ from simulation.inputs import (
 
 #: (party, currency)
 Account = tuple[str, str]
+_Key = TypeVar("_Key", bound=Hashable)
 
 
 def shares(match: Match) -> dict[str, int]:
@@ -123,11 +127,27 @@ class Instructed:
         return self.sign * self.amount_minor
 
 
+@dataclass(frozen=True)
+class RuleChange:
+    """What rules changed in the past do to posted matches of a day and competition.
+
+    Attributes:
+        matches: match, version of the rules, content, and the number that its posting would have.
+        effect: party and minor units, where it changes.
+    """
+
+    matches: frozenset[tuple[str, int, str, int]]
+    effect: frozenset[tuple[str, int]]
+
+
 @dataclass
 class Model:
     """Everything that was committed so far, and what follows."""
 
     posted: dict[str, Match] = field(default_factory=dict)
+    postings: dict[str, int] = field(default_factory=dict)
+    accepted: frozenset[RuleChange] = frozenset()
+    written_off: dict[Account, int] = field(default_factory=dict)
     instructed: dict[str, Instructed] = field(default_factory=dict)
     breaks: dict[int, set[str]] = field(default_factory=dict)
     refunds: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -136,6 +156,8 @@ class Model:
         """Post a day from what was landed for it."""
         accepted = {match.match_id: match for match in landed if not match.rejected}
         refused = {match_id for match_id, match in accepted.items() if self.refusal(match)}
+        for change in self.rule_changes(accepted[match_id] for match_id in refused) & self.accepted:
+            refused -= {match_id for match_id, *_ in change.matches}
         held = {match_id for match_id, match in self.posted.items() if match.day == day and shares(match)}
         self.breaks[day] = (held - accepted.keys()) | {
             match_id
@@ -143,7 +165,30 @@ class Model:
             if shares(accepted[match_id]) or self.refusal(accepted[match_id]) != "posted under another day"
         }
         for match_id in accepted.keys() - refused:
-            self.posted[match_id] = accepted[match_id]
+            if self.posted.get(match_id) != accepted[match_id]:
+                self.posted[match_id] = accepted[match_id]
+                self.postings[match_id] = self.postings.get(match_id, 0) + 1
+
+    def rule_changes(self, matches: Iterable[Match]) -> frozenset[RuleChange]:
+        """Give what a person is asked about matches of one day, one question a competition."""
+        waiting: dict[str, list[Match]] = defaultdict(list)
+        for match in matches:
+            if self.refusal(match) == "rules changed":
+                waiting[match.competition_id].append(match)
+        return frozenset(
+            RuleChange(
+                frozenset((m.match_id, m.rules, m.content, self.postings[m.match_id] + 1) for m in of_one),
+                frozenset(
+                    _sums(
+                        (party, sign * minor)
+                        for match in of_one
+                        for sign, each in ((1, match), (-1, self.posted[match.match_id]))
+                        for party, minor in shares(each).items()
+                    ).items()
+                ),
+            )
+            for of_one in waiting.values()
+        )
 
     def refusal(self, match: Match) -> str:
         """Say why a match may not be posted now; empty where it may."""
@@ -188,7 +233,7 @@ class Model:
         )
 
     def owed(self) -> dict[Account, int]:
-        """Give what is posted for each party, refunds too."""
+        """Give what is posted for each party, refunds and write-offs too."""
         back = []
         for (match_id, player), amounts in self.refunds.items():
             match = self.posted.get(match_id)
@@ -196,7 +241,7 @@ class Model:
                 for parts in given_back(match, amounts):
                     back += [((party, match.currency), -minor) for party, minor in parts.items()]
                     back.append(((player, match.currency), sum(parts.values())))
-        return _sums([*self.accrued().items(), *back])
+        return _sums([*self.accrued().items(), *self.written_off.items(), *back])
 
     def open(self) -> dict[Account, int]:
         """Give what each party must have open."""
@@ -204,8 +249,8 @@ class Model:
         return _sums([*self.owed().items(), *taken])
 
 
-def _sums(amounts: Iterable[tuple[Account, int]]) -> dict[Account, int]:
-    totals: dict[Account, int] = defaultdict(int)
+def _sums(amounts: Iterable[tuple[_Key, int]]) -> dict[_Key, int]:
+    totals: dict[_Key, int] = defaultdict(int)
     for account, minor in amounts:
         totals[account] += minor
     return {account: minor for account, minor in totals.items() if minor}

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import singledispatchmethod
-from itertools import permutations
+from itertools import permutations, product
 from random import Random
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -22,7 +23,7 @@ import psycopg
 
 from payments_pipeline.domain.errors import ConfigurationError, InvariantError, LedgerFaultError, PaymentsError
 from payments_pipeline.domain.policy import CurrencyPolicy, Policy
-from payments_pipeline.domain.proposals import Resolution
+from payments_pipeline.domain.proposals import Resolution, WriteOff
 from payments_pipeline.domain.schemas import RECONCILIATION, SETTLEMENT_RECORDS
 from payments_pipeline.processors.base import SettlementReport
 from payments_pipeline.processors.dispatch import Dispatch
@@ -41,7 +42,7 @@ from payments_pipeline.verify.rules_certificates import CERTIFICATES
 from payments_pipeline.verify.tables import TABLE_RULES
 from simulation import history as ops
 from simulation.certificates import Objects, breaches_of_certificates
-from simulation.database import SEARCH_PATH, Database, Snapshot
+from simulation.database import SEARCH_PATH, Database, Row, Snapshot
 from simulation.effects import Effects, Fate, SimulatedPool, Status, Task
 from simulation.inputs import (
     FIRST_DAY,
@@ -55,9 +56,9 @@ from simulation.inputs import (
     input_hash,
     parties_frame,
 )
-from simulation.model import Account, Instructed, Model, shares
+from simulation.model import Account, Instructed, Model, RuleChange, shares
 from simulation.processor import NAME, Payment, SimulatedProcessor
-from simulation.rules import breaches, states_of
+from simulation.rules import accrued_of, breaches, goes_on, states_of
 
 _ZONE = ZoneInfo("Europe/London")
 _TABLES = {schema.name: Table("payments", schema) for schema in (SETTLEMENT_RECORDS, RECONCILIATION)}
@@ -95,7 +96,9 @@ class World:
         self.parties = {party_id: Party() for party_id in PARTIES}
         self.model = Model()
         self.snapshot: Snapshot = {}
-        self.inputs: dict[str, tuple[int, tuple[Match, ...]]] = {}
+        #: What each posting run had before it: day, landed matches, how many times something had been accepted.
+        self.inputs: dict[str, tuple[int, tuple[Match, ...], int]] = {}
+        self.accepted = [self.model.accepted]
         self.payable: dict[str, set[str]] = {}
         self.faults: Counter[str] = Counter()
         self.acts = 0
@@ -310,7 +313,7 @@ class World:
 
     def _post(self, run: RunInfo, day: int) -> None:
         landed = tuple(self.landing.get(day, {}).values())
-        self.inputs[run.run_id] = (day, landed)
+        self.inputs[run.run_id] = (day, landed, len(self.accepted) - 1)
         computed = day_input(landed)
         self.effects.boundary()
 
@@ -324,6 +327,7 @@ class World:
     def _sweep(self, run: RunInfo, day: int) -> None:
         parties = parties_frame(self.parties)
         self.effects.boundary()
+        approvals.carry_out_accepted(self.database.url, self.now().date(), run)
         sweep_day_items(self.database.url, day_of(day), parties, NAME, self.policy, run)
 
     def _dispatch(self, run: RunInfo, day: int) -> None:
@@ -410,6 +414,30 @@ class World:
             approvals.decide(self.database.approver_url, identity, "accepted", "seen")
             approvals.carry_out_accepted(self.database.url, self.now().date(), run)
 
+    def _write_off(self, run: RunInfo, number: int) -> None:
+        """A person gives up a debt, a part of it or more than it; another accepts at once, or it waits."""
+        debts = sorted((account, -minor) for account, minor in self.model.open().items() if minor < 0)
+        for (party_id, currency), owed in debts[number // 3 :][:1]:
+            amount = (owed, max(1, owed // 2), owed + 1)[number % 3]
+            identity = approvals.propose(
+                self.database.url, WriteOff(party_id, currency, amount), "insolvent", "somebody"
+            )
+            self.faults["write_off_proposed"] += 1
+            if number % 2 == 0:
+                approvals.decide(self.database.approver_url, identity, "accepted", "seen")
+                approvals.carry_out_accepted(self.database.url, self.now().date(), run)
+
+    def _accept(self, _run: RunInfo, number: int) -> None:
+        self._decide(number, "accepted")
+
+    def _decline(self, _run: RunInfo, number: int) -> None:
+        self._decide(number, "refused")
+
+    def _decide(self, number: int, decision: str) -> None:
+        for row in approvals.pending(self.database.url)[number:][:1]:
+            self.faults[f"{row['kind']}_{decision}"] += 1
+            approvals.decide(self.database.approver_url, str(row["proposal_id"]), decision, "looked at")
+
     def _seen(self, key: str, body: bytes) -> None:
         """Hold what reaches the processor against what is committed: nothing leaves without an attempt of its bytes."""
         row = self.database.admin.execute(
@@ -438,6 +466,7 @@ class World:
                 raise RuleBroken(f"{task.name} raised {type(task.error).__name__}: {task.error}") from task.error
         before, self.snapshot = self.snapshot, self.database.snapshot()
         left_before = self._left()
+        self._tell_decisions(before)
         self._tell_postings(before)
         self._tell_refunds(before, left_before)
         self._tell_instructions(before)
@@ -449,27 +478,55 @@ class World:
         if found:
             raise RuleBroken("; ".join(found[:5]))
 
-    def _new(self, before: Snapshot, table: str, *key: str) -> list[dict[str, object]]:
-        known = {tuple(row[name] for name in key) for row in before.get(table, [])}
-        return [row for row in self.snapshot[table] if tuple(row[name] for name in key) not in known]
+    def _new(self, before: Snapshot, table: str, *key: str) -> list[Row]:
+        rows = self.snapshot[table]
+        if goes_on(before.get(table, []), rows):
+            return rows[len(before.get(table, [])) :]
+        known = {tuple(row[name] for name in key) for row in before[table]}
+        return [row for row in rows if tuple(row[name] for name in key) not in known]
+
+    def _tell_decisions(self, before: Snapshot) -> None:
+        proposals = {row["proposal_id"]: row["content"] for row in self.snapshot["proposals"]}
+        for row in self._new(before, "journals", "journal_id"):
+            if row["kind"] == "write_off":
+                asked = proposals[row["proposal_id"]]
+                account = asked["party_id"], asked["currency"]
+                self.model.written_off[account] = self.model.written_off.get(account, 0) + asked["amount_minor"]
+        for row in self._new(before, "proposal_decisions", "proposal_id"):
+            change = proposals[row["proposal_id"]]
+            if row["decision"] == "accepted" and "effect" in change:
+                self.model.accepted |= {_rule_change(change)}
+                self.accepted.append(self.model.accepted)
 
     def _tell_postings(self, before: Snapshot) -> None:
-        new = self._new(before, "day_postings", "match_day", "seq")
-        runs = [self.inputs[str(row["run_id"])] for row in new]
-        if len(runs) > 1:
-            # Several days were posted at once: some order of them explains what is stored.
-            stored = self._stored_revisions()
-            for order in permutations(runs):
-                tried = Model(
-                    dict(self.model.posted), self.model.instructed, dict(self.model.breaks), self.model.refunds
-                )
-                for day, landed in order:
-                    tried.post(day, landed)
-                if {m: p.revision for m, p in tried.posted.items()} == stored:
-                    runs = list(order)
-                    break
-        for day, landed in runs:
-            self.model.post(day, landed)
+        runs = [self.inputs[str(row["run_id"])] for row in self._new(before, "day_postings", "match_day", "seq")]
+        if not runs:
+            return
+        # Several days that were posted at once: some order of them explains what is stored. A run that stalled may
+        # have asked what is accepted before something was.
+        knew = [dict.fromkeys([self.model.accepted, *self.accepted[since:]]) for _, _, since in runs]
+        tried = [
+            self._posted([(day, landed, accepted) for (day, landed, _), accepted in order])
+            for accepted in product(*knew)
+            for order in permutations(zip(runs, accepted, strict=True))
+        ]
+        self.model = next(filter(self._explains, tried), tried[0]) if len(tried) > 1 else tried[0]
+
+    def _posted(self, runs: list[tuple[int, tuple[Match, ...], frozenset[RuleChange]]]) -> Model:
+        """Give the model after these postings, one after the other, each with what it found accepted."""
+        now = self.model
+        tried = replace(now, posted=dict(now.posted), postings=dict(now.postings), breaks=dict(now.breaks))
+        for day, landed, accepted in runs:
+            tried.accepted = accepted
+            tried.post(day, landed)
+        tried.accepted = now.accepted
+        return tried
+
+    def _explains(self, tried: Model) -> bool:
+        revisions = {match_id: match.revision for match_id, match in tried.posted.items()}
+        return revisions == self._stored_revisions() and tried.accrued() == {
+            account: minor for account, minor in accrued_of(self.snapshot).items() if minor
+        }
 
     def _left(self) -> dict[tuple[str, str], int]:
         """Give what the model says each fee still charges that something was ever refunded of."""
@@ -702,6 +759,17 @@ class World:
         found += [f"instruction {key} still is {states_of(self.snapshot)[key]}" for key in waiting]
         if found:
             raise RuleBroken("at the end: " + "; ".join(found[:5]))
+
+
+def _rule_change(content: dict[str, Any]) -> RuleChange:
+    """Read a change of rules as it was proposed; what it does to pots follows from what it does to parties."""
+    matches = [(match_id, int(rules.removeprefix("rules ")), *rest) for match_id, rules, *rest in content["matches"]]
+    effect = [
+        (account.removeprefix("party:"), minor)
+        for account, _, minor in content["effect"]
+        if account.startswith("party:") and minor
+    ]
+    return RuleChange(frozenset(matches), frozenset(effect))
 
 
 async def _no_sleep(_seconds: float) -> None:

@@ -7,6 +7,7 @@ belong here: locks, tables, how shares are computed.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
@@ -161,7 +162,7 @@ def plan_posting(
     rejected: pd.DataFrame,
     posted_matches: pd.DataFrame,
     posted_entries: pd.DataFrame,
-    accepted_rules: frozenset[tuple[str, str, str]] = frozenset(),
+    accepted_rules: Collection[RuleChange] = (),
 ) -> PostingPlan:
     """Work out what a day's posting writes.
 
@@ -174,7 +175,8 @@ def plan_posting(
         posted_matches: newest `match_postings` row of every match in `matches` and of every match held by this day.
         posted_entries: per key of those matches: ENTRY_KEY, recipient, schedule_version, amount_minor (the sum
             posted, > 0 a credit) and posting_no (how many postings).
-        accepted_rules: match_id, rules_hash and content_hash of matches whose change of rules was accepted.
+        accepted_rules: changes of rules that an approver accepted; one that would be proposed again, word for word, is
+            posted.
 
     Returns:
         The plan; empty where the day says what is posted already.
@@ -195,21 +197,22 @@ def plan_posting(
     deltas = _deltas(current, posted_entries)
     differs = state["match_id"].isin(deltas["match_id"].unique())
     has_shares = state["match_id"].isin(current["match_id"].unique())
-    reasons, details = _break_reasons(day, state, differs, accepted_rules)
+    state["posting_no"] = state["posted_posting_no"].fillna(0).astype("int64") + 1
+    reasons, details = _break_reasons(day, state, differs)
+    changes = rule_changes(day, state[reasons.eq(BreakReason.RULES_CHANGED)], deltas)
+    accepted = [match[0] for change in changes if change in accepted_rules for match in change.matches]
+    reasons = reasons.mask(state["match_id"].isin(accepted), "")
     silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares
     postable = state[reasons.eq("")]
     breaks = [_break_rows(state, reasons.where(~silent, ""), details)]
     breaks.append(_absent(day, state, rejected, posted_matches))
 
-    waiting = state[reasons.eq(BreakReason.RULES_CHANGED)]
-    proposed = rule_changes(day, waiting, deltas)
     deltas = deltas[deltas["match_id"].isin(postable["match_id"])]
     changed = postable[
         postable["posted_posting_no"].isna()
         | postable["match_id"].isin(deltas["match_id"].unique())
         | _state_differs(postable)
     ].copy()
-    changed["posting_no"] = changed["posted_posting_no"].fillna(0).astype("int64") + 1
     changed["is_open"] = changed["match_id"].isin(current["match_id"].unique())
     journals, entries = _entries(day, deltas, changed)
     return PostingPlan(
@@ -217,7 +220,7 @@ def plan_posting(
         journals=journals,
         entries=entries,
         breaks=pd.concat(breaks, ignore_index=True).sort_values("match_id", ignore_index=True),
-        rule_changes=tuple(proposed),
+        rule_changes=tuple(change for change in changes if change not in accepted_rules),
     )
 
 
@@ -293,9 +296,7 @@ def _state_differs(state: pd.DataFrame) -> pd.Series:
     return differs
 
 
-def _break_reasons(
-    day: date, state: pd.DataFrame, differs: pd.Series, accepted_rules: frozenset[tuple[str, str, str]]
-) -> tuple[pd.Series, dict[str, list[str]]]:
+def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[pd.Series, dict[str, list[str]]]:
     """Give each match its break reason ("" where it may be posted) and the participants that are missing."""
     posted = state["posted_posting_no"].notna()
     is_open = state["posted_is_open"].eq(True)  # noqa: FBT003 - null counts as not open
@@ -308,8 +309,6 @@ def _break_reasons(
         ].itertuples(index=False, name=None)
         if (gone := _missing_participants(before, now))
     }
-    rules = zip(state["match_id"], state["rules_hash"], state["content_hash"], strict=True)
-    is_accepted = pd.Series([each in accepted_rules for each in rules], index=state.index, dtype=bool)
     conditions = [
         (BreakReason.POSTED_UNDER_ANOTHER_DAY, is_open & state["posted_match_day"].ne(day)),
         (BreakReason.OLDER_REVISION, posted & state["revision"].lt(state["posted_revision"].fillna(0))),
@@ -322,7 +321,7 @@ def _break_reasons(
         (BreakReason.CURRENCY_CHANGED, is_open & state["currency"].ne(state["posted_currency"])),
         (
             BreakReason.RULES_CHANGED,
-            is_open & state["rules_hash"].ne(state["posted_rules_hash"]) & differs & ~is_accepted,
+            is_open & state["rules_hash"].ne(state["posted_rules_hash"]) & differs,
         ),
     ]
     reasons = np.select(

@@ -63,13 +63,14 @@ class RuleChange:
     Attributes:
         competition_id: whose rules.
         match_day: day of the matches, ISO 8601.
-        matches: match_id, rules_hash and content_hash of each, as they would be posted.
+        matches: match_id, rules_hash, content_hash and posting_no of each, as they would be posted: once posted, or
+            posted otherwise, they are the next posting no more, and what was accepted is used up.
         effect: account, currency and amount_minor (> 0 a credit) of each account that changes.
     """
 
     competition_id: str
     match_day: str
-    matches: list[list[str]]
+    matches: list[list[Any]]
     effect: list[list[Any]]
 
 
@@ -78,7 +79,7 @@ def rule_changes(day: date, changed: pd.DataFrame, deltas: pd.DataFrame) -> list
 
     Args:
         day: the match day.
-        changed: match_id, competition_id, rules_hash, content_hash of the matches that wait for it.
+        changed: match_id, competition_id, rules_hash, content_hash, posting_no of the matches that wait for it.
         deltas: match_id, account, currency, amount_minor of what posting them would post.
     """
     found = []
@@ -89,7 +90,12 @@ def rule_changes(day: date, changed: pd.DataFrame, deltas: pd.DataFrame) -> list
             RuleChange(
                 str(competition_id),
                 day.isoformat(),
-                matches[["match_id", "rules_hash", "content_hash"]].to_numpy().tolist(),
+                [
+                    [*map(str, texts), int(number)]
+                    for *texts, number in matches[["match_id", "rules_hash", "content_hash", "posting_no"]].itertuples(
+                        index=False, name=None
+                    )
+                ],
                 [[a, c, int(m)] for a, c, m in effect[effect["amount_minor"] != 0].itertuples(index=False)]
                 # Within an account it may even out; that something is posted is what is decided.
                 or [[str(of_matches["account"].iloc[0]), str(of_matches["currency"].iloc[0]), 0]],

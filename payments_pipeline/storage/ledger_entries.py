@@ -16,6 +16,7 @@ from psycopg.types.json import Jsonb
 
 from payments_pipeline.domain.errors import ConflictError, StaleInputError
 from payments_pipeline.domain.ledger import PostingPlan, plan_posting
+from payments_pipeline.domain.proposals import RuleChange
 from payments_pipeline.storage.approvals import write_proposal
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, day_key, read_frame, session_lock
 from payments_pipeline.storage.refunds import POSTED_LINES, recompute_refunds, write_journals
@@ -55,10 +56,9 @@ _POSTED_ENTRIES = """
 """
 
 
-#: Matches of a day whose change of rules an approver has accepted, as they would be posted.
+#: Changes of rules that an approver has accepted for a day.
 _ACCEPTED_RULES = """
-    SELECT accepted ->> 0, accepted ->> 1, accepted ->> 2
-    FROM proposals JOIN proposal_decisions USING (proposal_id), jsonb_array_elements(content -> 'matches') AS accepted
+    SELECT content FROM proposals JOIN proposal_decisions USING (proposal_id)
     WHERE kind = 'rule_change' AND decision = 'accepted' AND content ->> 'match_day' = %s
 """
 
@@ -160,7 +160,7 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
         rejected[["match_id", "reason"]].astype(object).dropna(),
         posted_matches,
         posted_entries,
-        frozenset((match_id, rules_hash, content_hash) for match_id, rules_hash, content_hash in accepted),
+        [RuleChange(**content) for (content,) in accepted],
     )
     row = cursor.execute(
         """INSERT INTO day_postings

@@ -22,6 +22,7 @@ from money_zone import (
 
 from payments_pipeline.domain.errors import InvariantError
 from payments_pipeline.domain.ledger import ENTRY_KEY, BreakReason, PostingPlan, check_balanced, plan_posting
+from payments_pipeline.domain.proposals import RuleChange
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Books:
         *delivered: Delivered,
         day: dt.date = DAY,
         rejected: tuple[str, ...] = (),
-        accepted_rules: frozenset[tuple[str, ...]] = frozenset(),
+        accepted_rules: tuple[RuleChange, ...] = (),
     ) -> PostingPlan:
         rows = [one.rows(day) for one in delivered]
         return plan_posting(
@@ -367,8 +368,7 @@ def test_rules_changed_in_the_past_are_proposed_with_their_effect_and_posted_onc
     [proposed] = plan.rule_changes
     assert [match[0] for match in proposed.matches] == ["m1"]
     assert sum(minor for *_, minor in proposed.effect) == 0
-    accepted = frozenset(tuple(match) for match in proposed.matches)
-    plan = books.post(changed, Delivered(match_id="m2", rules="s"), accepted_rules=accepted)
+    plan = books.post(changed, Delivered(match_id="m2", rules="s"), accepted_rules=(proposed,))
     assert reasons(plan) == {}
     assert plan.rule_changes == ()
     assert books.owed() == changed.amounts()
@@ -381,8 +381,7 @@ def test_an_acceptance_is_of_the_rules_and_results_that_were_proposed():
     books = Books()
     books.post(Delivered())
     [proposed] = books.post(Delivered(rules="s", split=0)).rule_changes
-    accepted = frozenset(tuple(match) for match in proposed.matches)
-    plan = books.post(Delivered(rules="t", split=1), accepted_rules=accepted)
+    plan = books.post(Delivered(rules="t", split=1), accepted_rules=(proposed,))
     assert reasons(plan) == {"m1": BreakReason.RULES_CHANGED}
 
 

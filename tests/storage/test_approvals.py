@@ -301,9 +301,36 @@ def test_postgres_posts_no_change_of_rules_that_nobody_accepted(database, monkey
 
 def _as_if_accepted(plan_posting, *given):
     *frames, _accepted = given
-    matches = frames[1]
-    rules = zip(matches["match_id"], matches["rules_hash"], matches["content_hash"], strict=True)
-    return plan_posting(*frames, frozenset(rules))
+    return plan_posting(*frames, plan_posting(*frames).rule_changes)
+
+
+def test_rules_that_were_accepted_once_are_asked_about_again_when_they_come_back(database, monkeypatch):
+    zone = MoneyZone(database.url)
+    under(zone, "old", 600, 400)
+    for rules, a, b in [("new", 500, 500), ("old", 600, 400)]:
+        under(zone, rules, a, b)
+        [proposal] = approvals.pending(database.url)
+        approvals.decide(database.approver_url, proposal["proposal_id"], "accepted", "as announced")
+        under(zone, rules, a, b)
+    assert approvals.pending(database.url) == []
+    under(zone, "new", 500, 500)
+    assert zone.balances()["party:a"] == -600
+    assert len(approvals.pending(database.url)) == 1
+    monkeypatch.setattr(ledger_entries, "plan_posting", partial(_as_if_accepted, ledger_entries.plan_posting))
+    with pytest.raises(ConflictError, match="nobody accepted the change"):
+        under(zone, "new", 500, 500)
+
+
+def test_an_acceptance_is_of_the_whole_effect_that_was_shown(database):
+    zone = MoneyZone(database.url)
+    under(zone, "old", 600, 400)
+    under(zone, "new", 500, 500)
+    [proposal] = approvals.pending(database.url)
+    approvals.decide(database.approver_url, proposal["proposal_id"], "accepted", "as announced")
+    under(zone, "new", 400, 600)
+    assert zone.balances()["party:a"] == -600, "the same rules and result, and another effect: somebody else played"
+    under(zone, "new", 500, 500)
+    assert zone.balances()["party:a"] == -500
 
 
 # Resolving an unknown outcome ----------------------------------------------------------------------------------------
