@@ -22,7 +22,8 @@ def pots_not_conserved(matches: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFr
     """
     keys = ["match_id", "pot", "pot_party_id"]
     plain = shares.assign(**{key: shares[key].astype(object) for key in keys})
-    sums = plain.groupby(keys, as_index=False, sort=True).agg(actual_minor=("amount_minor", "sum"))
+    sums = plain.groupby(keys, as_index=False, sort=True)[["amount_minor"]].sum()
+    sums = sums.rename(columns={"amount_minor": "actual_minor"})
     revenue = matches.assign(match_id=matches["match_id"].astype(object)).set_index("match_id")["revenue_minor"]
     declared = sums["match_id"].map(revenue).astype("Int64").fillna(0).astype("int64")
     sums["expected_minor"] = declared.where(sums["pot"] == "revenue", 0)

@@ -100,18 +100,20 @@ def plan_sweep(
     """
     if items.empty:
         return _NOTHING
-    waiting = items[items["wait"].notna()].rename(columns={"wait": "reason"})
-    free = items[items["wait"].isna()].sort_values(["party_id", "currency", "item_id"], ignore_index=True)
-    nets = _nets(free, parties, failing, policy)
-    group = free.merge(nets[["party_id", "currency", "reason"]], on=["party_id", "currency"], how="left", sort=False)
-    claimed = free[group["reason"].eq("").to_numpy()]
-    instructions, claims = _instructions(sweep_day, claimed, nets[nets["reason"].eq("")], policy)
-    held_back = pd.concat([waiting, group[group["reason"].ne("")]], ignore_index=True)
-    deferrals = (
-        held_back.groupby(["party_id", "currency", "reason"], as_index=False, sort=True)
-        .agg(items=("item_id", "size"), amount_minor=("amount_minor", "sum"))
-        .astype({"items": "int64", "amount_minor": "int64"})
+    has_wait = items["wait"].notna().to_numpy()
+    free = items[~has_wait].sort_values(["party_id", "currency", "item_id"], ignore_index=True)
+    nets, of_item = _nets(free, parties, failing, policy)
+    reasons = nets["reason"].to_numpy(object)[of_item]
+    is_claimed = reasons == ""
+    instructions, claims = _instructions(sweep_day, free, of_item, is_claimed, nets, policy)
+    if is_claimed.all() and not has_wait.any():
+        return SweepPlan(instructions=instructions, claims=claims, deferrals=_NOTHING.deferrals)
+    held_back = pd.concat(
+        [items[has_wait].rename(columns={"wait": "reason"}), free.assign(reason=reasons)[~is_claimed]],
+        ignore_index=True,
     )
+    amounts = held_back.groupby(["party_id", "currency", "reason"], sort=True)["amount_minor"]
+    deferrals = pd.DataFrame({"items": amounts.size(), "amount_minor": amounts.sum()}).reset_index()
     assert len(claims) + int(deferrals["items"].sum()) == len(items), "an item was neither claimed nor deferred"
     return SweepPlan(instructions=instructions, claims=claims, deferrals=deferrals)
 
@@ -144,77 +146,94 @@ def _per_currency(currencies: pd.Series, policy: Policy, limit: str) -> pd.Serie
     return currencies.map(amounts).astype("int64")
 
 
-def _nets(free: pd.DataFrame, parties: pd.DataFrame, failing: pd.DataFrame, policy: Policy) -> pd.DataFrame:
-    nets = free.groupby(["party_id", "currency"], as_index=False, sort=False).agg(amount_minor=("amount_minor", "sum"))
-    known = parties[["party_id", "status", "payout_token", "collection_token"]].astype(object)
-    nets = nets.merge(known, on="party_id", how="left")
-    pays = nets["amount_minor"] > 0
-    collects = nets["amount_minor"] < 0
-    tokens = [nets[column].to_numpy(object) for column in ("payout_token", "collection_token")]
+def _nets(
+    free: pd.DataFrame, parties: pd.DataFrame, failing: pd.DataFrame, policy: Policy
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Net items that are in order of party and currency, each net a run of rows; give the nets, and each item's."""
+    party, currency = free["party_id"].to_numpy(object), free["currency"].to_numpy(object)
+    begins = np.ones(len(free), dtype=bool)
+    begins[1:] = (party[1:] != party[:-1]) | (currency[1:] != currency[:-1])
+    starts = np.flatnonzero(begins)
+    net = np.add.reduceat(free["amount_minor"].to_numpy("int64"), starts) if len(starts) else np.empty(0, "int64")
+    nets = pd.DataFrame({"party_id": party[starts], "currency": currency[starts], "amount_minor": net})
+    place = pd.Index(parties["party_id"].to_numpy(object)).get_indexer(pd.Index(party[starts], dtype=object))
+
+    def known(column: str) -> np.ndarray:
+        # Place -1, of a party that is not known, is that of the null appended.
+        return np.append(parties[column].to_numpy(object), np.array([None], dtype=object))[place]
+
+    status, payout_token, collection_token = map(known, ("status", "payout_token", "collection_token"))
+    pays, collects = net > 0, net < 0
     # Null where nothing is sent, as it is stored: pandas would put NaN, and the digest would be over that.
-    nets["token"] = np.select([pays.to_numpy(bool), collects.to_numpy(bool)], tokens, np.array(None, dtype=object))
-    failed = nets.merge(failing.assign(failing=True), on=["party_id", "currency", "token"], how="left")["failing"]
-    minimum = _per_currency(nets["currency"], policy, "minimum_minor")
+    nets["token"] = np.select([pays, collects], [payout_token, collection_token], np.array(None, dtype=object))
+    has_failed = np.zeros(len(nets), dtype=bool)
+    if len(failing):
+        same = nets.merge(failing.assign(failing=True), on=["party_id", "currency", "token"], how="left")["failing"]
+        has_failed = same.notna().to_numpy()
+    minimum = _per_currency(nets["currency"], policy, "minimum_minor").to_numpy()
     conditions = [
-        (WaitReason.PARTY_UNKNOWN, nets["status"].isna()),
-        (WaitReason.PARTY_CLOSED, nets["status"].eq("closed")),
-        (WaitReason.PARTY_ON_HOLD, nets["status"].ne("active")),
-        (WaitReason.NO_PAYOUT_TOKEN, pays & nets["payout_token"].isna()),
-        (WaitReason.NO_COLLECTION_TOKEN, collects & nets["collection_token"].isna()),
-        (WaitReason.FAILURES_IN_A_ROW, (pays | collects) & failed.notna()),
-        (WaitReason.BELOW_MINIMUM, (pays | collects) & (nets["amount_minor"].abs() < minimum)),
+        (WaitReason.PARTY_UNKNOWN, place < 0),
+        (WaitReason.PARTY_CLOSED, status == "closed"),
+        (WaitReason.PARTY_ON_HOLD, status != "active"),
+        (WaitReason.NO_PAYOUT_TOKEN, pays & pd.isna(payout_token)),
+        (WaitReason.NO_COLLECTION_TOKEN, collects & pd.isna(collection_token)),
+        (WaitReason.FAILURES_IN_A_ROW, (pays | collects) & has_failed),
+        (WaitReason.BELOW_MINIMUM, (pays | collects) & (np.abs(net) < minimum)),
     ]
-    reasons = np.select(
-        [condition.to_numpy(dtype=bool) for _, condition in conditions], [str(reason) for reason, _ in conditions], ""
-    )
-    return nets.assign(reason=reasons.astype(object))
+    nets["reason"] = np.select(
+        [condition.astype(bool) for _, condition in conditions], [str(reason) for reason, _ in conditions], ""
+    ).astype(object)
+    return nets, np.cumsum(begins) - 1
 
 
 def _instructions(
-    sweep_day: date, claimed: pd.DataFrame, nets: pd.DataFrame, policy: Policy
+    sweep_day: date,
+    free: pd.DataFrame,
+    of_item: np.ndarray,
+    is_claimed: np.ndarray,
+    nets: pd.DataFrame,
+    policy: Policy,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    net = nets["amount_minor"]
+    of_net = nets["reason"].eq("").to_numpy()
+    party_id, currency, token = (nets[name].to_numpy(object)[of_net] for name in ("party_id", "currency", "token"))
+    net = nets["amount_minor"].to_numpy("int64")[of_net]
+    direction = np.select([net > 0, net < 0], ["credit", "debit"], "none").astype(object)
+    amount_minor = np.abs(net)
+    claims = free.loc[is_claimed, ["item_id", "claim_no"]].reset_index(drop=True)
+    # Of each claim the place of its instruction; they are one run of rows, in order of item.
+    place = (np.cumsum(of_net) - 1)[of_item[is_claimed]]
+    labels = (claims["item_id"].astype(str) + ":" + claims["claim_no"].astype(str)).to_numpy(object)
+    ends = np.cumsum(np.bincount(place, minlength=len(net)))
+    texts = ["\n".join(labels[end - size : end]) for end, size in zip(ends, np.diff(ends, prepend=0), strict=True)]
+    instruction_id = business_ids(
+        "instruction",
+        [sweep_day.isoformat()] * len(net),
+        party_id,
+        currency,
+        [hashlib.sha256(text.encode()).hexdigest() for text in texts],
+    )
+    digests = [
+        instruction_digest(party_id=p, token=t, currency=c, direction=d, amount_minor=a, claims=text)
+        for p, t, c, d, a, text in zip(party_id, token, currency, direction, amount_minor.tolist(), texts, strict=True)
+    ]
+    over = amount_minor > _per_currency(pd.Series(currency, dtype=object), policy, "instruction_limit_minor").to_numpy()
+    none = net == 0
     instructions = pd.DataFrame(
         {
-            "party_id": nets["party_id"].to_numpy(object),
-            "currency": nets["currency"].to_numpy(object),
-            "direction": np.select([net > 0, net < 0], ["credit", "debit"], "none").astype(object),
-            "amount_minor": net.abs().to_numpy("int64"),
-            "token": nets["token"].to_numpy(object),
+            "party_id": party_id,
+            "currency": currency,
+            "direction": direction,
+            "amount_minor": amount_minor,
+            "token": token,
+            "instruction_id": instruction_id,
+            "digest": np.array(digests, dtype=object),
+            "state": np.select([none, over], [State.NETTED, State.HELD], State.APPROVED).astype(object),
+            "reason": np.select(
+                [none, over],
+                ["items net to zero", f"over the instruction limit of policy {policy.version}"],
+                f"within the limits of policy {policy.version}",
+            ).astype(object),
         }
     )
-    # `claimed` is sorted by party, currency and item: each instruction's claims are one run of rows.
-    labels = claimed["item_id"].astype(str) + ":" + claimed["claim_no"].astype(str)
-    runs = labels.groupby([claimed["party_id"], claimed["currency"]], sort=False).agg("\n".join)
-    runs.index.names = ["party_id", "currency"]
-    instructions["claims"] = instructions.merge(
-        runs.rename("claims").reset_index(), on=["party_id", "currency"], how="left"
-    )["claims"].to_numpy(object)
-    claims_hash = [hashlib.sha256(text.encode()).hexdigest() for text in instructions["claims"]]
-    instructions["instruction_id"] = business_ids(
-        "instruction",
-        pd.Series(sweep_day.isoformat(), index=instructions.index, dtype=object),
-        instructions["party_id"],
-        instructions["currency"],
-        pd.Series(claims_hash, index=instructions.index, dtype=object),
-    )
-    instructions["digest"] = [
-        instruction_digest(
-            party_id=party_id, token=token, currency=currency, direction=direction, amount_minor=amount, claims=claims
-        )
-        for party_id, token, currency, direction, amount, claims in instructions[
-            ["party_id", "token", "currency", "direction", "amount_minor", "claims"]
-        ].itertuples(index=False, name=None)
-    ]
-    over = instructions["amount_minor"] > _per_currency(instructions["currency"], policy, "instruction_limit_minor")
-    none = instructions["direction"].eq("none")
-    instructions["state"] = np.select([none, over], [State.NETTED, State.HELD], State.APPROVED).astype(object)
-    instructions["reason"] = np.select(
-        [none, over],
-        ["items net to zero", f"over the instruction limit of policy {policy.version}"],
-        f"within the limits of policy {policy.version}",
-    ).astype(object)
-    claims = claimed.merge(
-        instructions[["party_id", "currency", "instruction_id"]], on=["party_id", "currency"], how="left", sort=False
-    )[["item_id", "claim_no", "instruction_id"]]
-    return instructions.drop(columns="claims"), claims
+    claims["instruction_id"] = np.asarray(instruction_id, dtype=object)[place]
+    return instructions, claims

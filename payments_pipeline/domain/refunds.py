@@ -250,11 +250,9 @@ def accruals_after(posted: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
     names = [*ENTRY_KEY, "recipient", "schedule_version", "amount_minor"]
     added = entries.assign(amount_minor=entries["credit_minor"] - entries["debit_minor"])
     both = pd.concat([frame.loc[frame["pot"] == POT, names] for frame in (posted, added)], ignore_index=True)
-    return both.groupby(ENTRY_KEY, as_index=False, sort=False).agg(
-        recipient=("recipient", "last"),
-        schedule_version=("schedule_version", "last"),
-        amount_minor=("amount_minor", "sum"),
-    )
+    groups = both.groupby(ENTRY_KEY, sort=False)
+    newest = groups[["recipient", "schedule_version"]].last()
+    return newest.assign(amount_minor=groups["amount_minor"].sum()).reset_index()
 
 
 def _divided(amounts: np.ndarray, side: np.ndarray, holds: np.ndarray, refund_of: np.ndarray) -> np.ndarray:

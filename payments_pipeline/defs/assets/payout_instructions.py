@@ -55,11 +55,8 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
         not_active = parties.loc[parties["status"].astype(object) != "active", "party_id"].astype(object)
         of_day = tables(checks.INSTRUCTIONS_OF_DAY)
         unsent = of_day["state"].isin(["created", "held", "approved"])
-        totals = (
-            made[made["direction"] != "none"]
-            .groupby(["currency", "direction"], as_index=False)
-            .agg(amount_minor=("amount_minor", "sum"))
-        )
+        moved = made[made["direction"] != "none"]
+        totals = moved.groupby(["currency", "direction"], as_index=False)[["amount_minor"]].sum()
         return dg.MaterializeResult(
             metadata={
                 "instructions_created": len(made),

@@ -44,7 +44,7 @@ def refunds(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
             accepted = accept_refunds(money_zone.url, day, requests.frame, info.maker, info)
         of_day = checks.DayTables(money_zone.url, day)(checks.REFUNDS_OF_DAY)
         refused = _refused(requests, accepted)
-        totals = of_day.groupby("currency", as_index=False).agg(applied_minor=("applied_minor", "sum"))
+        totals = of_day.groupby("currency", as_index=False)[["applied_minor"]].sum()
         return dg.MaterializeResult(
             metadata={
                 "requests_read": requests.read,
