@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.movements import Leg, movement_lines
 from payments_pipeline.domain.policy import Policy
 
 
@@ -96,79 +97,12 @@ def submission_entries(instructions: pd.DataFrame, day: date, *, reverse: bool) 
             "instruction_id": instructions["instruction_id"].to_numpy(object),
         }
     )
-    party_debited = instructions["direction"].eq("credit").to_numpy() != reverse
-    amount = instructions["amount_minor"].to_numpy("int64")
-    lines = [
-        movement_lines(
-            journals["journal_id"],
-            kind,
-            day,
-            account=("party:" + instructions["party_id"]).to_numpy(object),
-            party_id=instructions["party_id"].to_numpy(object),
-            currency=instructions["currency"],
-            debit_minor=np.where(party_debited, amount, 0),
-            credit_minor=np.where(party_debited, 0, amount),
-        ),
-        movement_lines(
-            journals["journal_id"],
-            kind,
-            day,
-            account=("in_transit:" + instructions["processor"]).to_numpy(object),
-            party_id=None,
-            currency=instructions["currency"],
-            debit_minor=np.where(party_debited, 0, amount),
-            credit_minor=np.where(party_debited, amount, 0),
-        ),
+    paid_out = np.where(instructions["direction"].eq("credit").to_numpy() != reverse, 1, -1)
+    debit_minor = paid_out * instructions["amount_minor"].to_numpy("int64")
+    party_id = instructions["party_id"].to_numpy(object)
+    legs = [
+        Leg("party:" + party_id, party_id, debit_minor),
+        Leg("in_transit:" + instructions["processor"].to_numpy(object), None, -debit_minor),
     ]
-    return journals, pd.concat(lines, ignore_index=True)
-
-
-def movement_lines(
-    journal_id: pd.Series,
-    kind: object,
-    day: date,
-    *,
-    account: object,
-    party_id: object,
-    currency: pd.Series,
-    debit_minor: np.ndarray,
-    credit_minor: np.ndarray,
-    is_item: bool = False,
-    leg: str = "",
-) -> pd.DataFrame:
-    """Give ledger lines of journals that move money, one per journal; lines of zero are left out.
-
-    Args:
-        journal_id: journals.
-        kind: their kind, one or aligned.
-        day: day of the act.
-        account: ledger account, one or aligned.
-        party_id: party of the account, or None.
-        currency: ISO 4217, aligned.
-        debit_minor: int64, aligned.
-        credit_minor: int64, aligned.
-        is_item: whether the lines open items.
-        leg: tells apart lines of one journal on one account.
-    """
-    lines = pd.DataFrame(
-        {
-            "journal_id": journal_id.to_numpy(object),
-            "kind": kind,
-            "day": day,
-            "account": account,
-            "party_id": party_id,
-            "currency": currency.to_numpy(object),
-            "debit_minor": debit_minor,
-            "credit_minor": credit_minor,
-            "is_item": is_item,
-        }
-    )
-    lines = lines[(lines["debit_minor"] != 0) | (lines["credit_minor"] != 0)].reset_index(drop=True)
-    lines.insert(
-        0,
-        "entry_id",
-        business_ids(
-            "movement", lines["journal_id"], lines["account"], pd.Series(leg, index=lines.index, dtype=object)
-        ),
-    )
-    return lines
+    journal_id, currency = journals["journal_id"].to_numpy(object), instructions["currency"].to_numpy(object)
+    return journals, movement_lines(journal_id, kind, day, currency, legs)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from payments_pipeline.domain.ids import business_id
-from payments_pipeline.domain.payout_submissions import movement_lines
+from payments_pipeline.domain.movements import Leg, movement_lines
 
 
 class ProposalKind(StrEnum):
@@ -124,27 +124,10 @@ def write_off_entries(accepted: str, write_off: WriteOff, day: date) -> tuple[pd
     journals = pd.DataFrame(
         {"journal_id": [business_id(kind, accepted)], "kind": [kind], "day": [day], "proposal_id": [accepted]}
     )
-    amount, nothing = np.array([write_off.amount_minor]), np.array([0])
-    currency = pd.Series([write_off.currency], dtype=object)
-    loss = movement_lines(
-        journals["journal_id"],
-        kind,
-        day,
-        account="loss",
-        party_id=None,
-        currency=currency,
-        debit_minor=amount,
-        credit_minor=nothing,
-    )
-    item = movement_lines(
-        journals["journal_id"],
-        kind,
-        day,
-        account=f"party:{write_off.party_id}",
-        party_id=write_off.party_id,
-        currency=currency,
-        debit_minor=nothing,
-        credit_minor=amount,
-        is_item=True,
-    )
-    return journals, pd.concat([loss, item], ignore_index=True)
+    amount_minor = np.array([write_off.amount_minor])
+    legs = [
+        Leg("loss", None, amount_minor),
+        Leg(f"party:{write_off.party_id}", write_off.party_id, -amount_minor, is_item=True),
+    ]
+    currency = np.array([write_off.currency], dtype=object)
+    return journals, movement_lines(journals["journal_id"].to_numpy(object), kind, day, currency, legs)

@@ -20,7 +20,7 @@ import pandas as pd
 from payments_pipeline.domain.ids import business_ids
 from payments_pipeline.domain.ledger import check_balanced
 from payments_pipeline.domain.lifecycle import SENT, State
-from payments_pipeline.domain.payout_submissions import movement_lines
+from payments_pipeline.domain.movements import Leg, movement_lines
 
 #: States whose instruction has been sent: a line can be about it.
 LINES_ABOUT = (*SENT, State.SETTLED, State.FAILED, State.RETURNED)
@@ -96,8 +96,8 @@ def plan_settlement(
         current.loc[moved.index, "net_minor"] = moved["to_net"]
     others = _others(frame[~frame["about"]], pots)
     stepped = pd.concat(steps, ignore_index=True) if steps else _step(frame.iloc[:0], current)
-    entries = pd.concat([_instruction_entries(day, processor, stepped), _other_entries(day, processor, others)])
-    entries = entries.reset_index(drop=True)
+    posted = [_instruction_entries(day, processor, stepped), _other_entries(day, processor, others)]
+    entries = pd.concat([frame for frame in posted if len(frame)] or posted[:1], ignore_index=True)
     check_balanced(entries)
     return _plan(day, processor, stepped, others, entries)
 
@@ -141,43 +141,23 @@ def _step(lines: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
 def _instruction_entries(day: date, processor: str, steps: pd.DataFrame) -> pd.DataFrame:
     cash = steps["amount_minor"].to_numpy("int64")
     credit = steps["direction"].eq("credit").to_numpy()
-    kind = _journal_kind(steps).to_numpy(object)
+    kind = steps["kind"].map({"settled": "settlement", "failed": "failure", "returned": "return"}).to_numpy(object)
     party = steps["party_id"].to_numpy(object)
-    party_account = ("party:" + steps["party_id"].astype(object)).to_numpy(object)
+    party_account = "party:" + party
     transit = f"in_transit:{processor}"
     # Amounts signed as debits: the submission reversed pays the party's account back; an excess is taken from it.
     undone = np.where(credit, -1, 1) * steps["reversed_minor"].to_numpy("int64")
     excess = np.where(credit, 1, -1) * steps["excess_minor"].to_numpy("int64")
     legs = [
-        (f"cash:{processor}", None, cash, False, "cash"),
-        (transit, None, -cash, False, "cash"),
-        (party_account, party, undone, False, "submission"),
-        (transit, None, -undone, False, "submission"),
-        (party_account, party, excess, True, "excess"),
-        (transit, None, -excess, False, "excess"),
+        Leg(f"cash:{processor}", None, cash, name="cash"),
+        Leg(transit, None, -cash, name="cash"),
+        Leg(party_account, party, undone, name="submission"),
+        Leg(transit, None, -undone, name="submission"),
+        Leg(party_account, party, excess, is_item=True, name="excess"),
+        Leg(transit, None, -excess, name="excess"),
     ]
-    return pd.concat(
-        [
-            movement_lines(
-                steps["journal_id"],
-                kind,
-                day,
-                account=account,
-                party_id=party_id,
-                currency=steps["currency"],
-                debit_minor=np.maximum(signed, 0),
-                credit_minor=np.maximum(-signed, 0),
-                is_item=is_item,
-                leg=leg,
-            )
-            for account, party_id, signed, is_item, leg in legs
-        ],
-        ignore_index=True,
-    )
-
-
-def _journal_kind(steps: pd.DataFrame) -> pd.Series:
-    return steps["kind"].map({"settled": "settlement", "failed": "failure", "returned": "return"})
+    currency = steps["currency"].to_numpy(object)
+    return movement_lines(steps["journal_id"].to_numpy(object), kind, day, currency, legs)
 
 
 def _others(lines: pd.DataFrame, pots: frozenset[str]) -> pd.DataFrame:
@@ -208,23 +188,9 @@ def _other_entries(day: date, processor: str, others: pd.DataFrame) -> pd.DataFr
     outcome = others["outcome"].to_numpy(object)
     subject = others["subject"].to_numpy(object)
     counter = np.select([outcome == "fee", outcome == "funding"], [f"fees:{processor}", subject], "suspense")
-    legs = [(f"cash:{processor}", cash), (counter, -cash)]
-    return pd.concat(
-        [
-            movement_lines(
-                others["journal_id"],
-                outcome,
-                day,
-                account=account,
-                party_id=None,
-                currency=others["currency"],
-                debit_minor=np.maximum(signed, 0),
-                credit_minor=np.maximum(-signed, 0),
-            )
-            for account, signed in legs
-        ],
-        ignore_index=True,
-    )
+    legs = [Leg(f"cash:{processor}", None, cash), Leg(counter, None, -cash)]
+    currency = others["currency"].to_numpy(object)
+    return movement_lines(others["journal_id"].to_numpy(object), outcome, day, currency, legs)
 
 
 def _plan(
