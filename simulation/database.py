@@ -144,6 +144,8 @@ class Database:
             connection.execute(create.format(*map(sql.Identifier, (name, postgres.MIGRATOR.name, _TEMPLATE))))
         self.url = running.url(postgres.RUNTIME, name)
         self.approver_url = running.url(postgres.APPROVER, name)
+        #: Connections of the product that nobody has, by address.
+        self.idle: dict[str, list[psycopg.Connection[Any]]] = {self.url: [], self.approver_url: []}
         self.admin = running.superuser(name)
         self.admin.execute("SET search_path = payments")
         self.admin.execute("SET timezone = UTC")
@@ -205,6 +207,9 @@ class Database:
         return self._last[1]
 
     def close(self) -> None:
-        """End both connections."""
+        """End all connections."""
+        for connections in self.idle.values():
+            while connections:
+                connections.pop().close()
         self.admin.close()
         self._emptier.close()

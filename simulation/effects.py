@@ -107,7 +107,7 @@ class SimulatedConnection(psycopg.Connection[Any]):
                 writes = [socket] if wanted & waiting.Wait.W else []
                 readable, writable, _ = select.select(reads, writes, [], _POLL_S)
                 if not readable and not writable:
-                    if self.effects.is_blocked(pid):
+                    while self.effects.is_blocked(pid):
                         self.effects.block()
                     continue
                 ready = (waiting.Ready.R if readable else 0) | (waiting.Ready.W if writable else 0)
@@ -119,15 +119,18 @@ class SimulatedConnection(psycopg.Connection[Any]):
 class SimulatedPool:
     """Lends connections to tasks, and knows which task has which."""
 
-    def __init__(self, url: str, effects: Effects, search_path: str) -> None:
+    def __init__(self, url: str, effects: Effects, search_path: str, idle: list[psycopg.Connection[Any]]) -> None:
         self._url = url
         self._search_path = search_path
         self._effects = effects
-        self._idle: list[SimulatedConnection] = []
+        #: Kept from world to world: a session has much to learn before it is fast.
+        self._idle = idle
 
     def getconn(self) -> psycopg.Connection[Any]:
         """Lend a connection that no crashed or severed task has had."""
         connection = self._idle.pop() if self._idle else self._open()
+        assert isinstance(connection, SimulatedConnection)
+        connection.effects = self._effects
         task = self._effects.current
         if task is not None:
             task.sessions.append(connection)
@@ -135,9 +138,7 @@ class SimulatedPool:
 
     def _open(self) -> SimulatedConnection:
         options = f"-c search_path={self._search_path} -c timezone=UTC"
-        connection = SimulatedConnection.connect(self._url, autocommit=True, options=options)
-        connection.effects = self._effects
-        return connection
+        return SimulatedConnection.connect(self._url, autocommit=True, options=options)
 
     def putconn(self, conn: psycopg.Connection[Any]) -> None:
         """Take a connection back; what its user left behind is undone, as the product's pool does."""
@@ -157,9 +158,7 @@ class SimulatedPool:
             self._effects.current = task
 
     def close(self) -> None:
-        """Close the connections that are not lent."""
-        while self._idle:
-            self._idle.pop().close()
+        """Keep the connections for the next world."""
 
 
 class Effects:

@@ -84,9 +84,8 @@ class World:
         self.days = settings.days
         self.policy = _policy(policy, settings)
         self.effects = Effects(database.admin)
-        self.pools = [SimulatedPool(url, self.effects, SEARCH_PATH) for url in (database.url, database.approver_url)]
-        for url, pool in zip((database.url, database.approver_url), self.pools, strict=True):
-            lend_from(url, pool)
+        for url, idle in database.idle.items():
+            lend_from(url, SimulatedPool(url, self.effects, SEARCH_PATH, idle))
         self.true_now = datetime.combine(day_of(1), datetime.min.time(), _ZONE) + timedelta(hours=3)
         self.skew = timedelta()
         self.processor = SimulatedProcessor(self.effects, lambda: self.true_now, self._seen)
@@ -111,11 +110,9 @@ class World:
         return self.true_now + self.skew
 
     def close(self) -> None:
-        """Leave nothing under way; connections are not kept."""
+        """Leave nothing under way."""
         for task in list(self.effects.under_way):
             self.effects.crash(task)
-        for pool in self.pools:
-            pool.close()
 
     def perform(self, operation: ops.Operation) -> None:
         """Carry out one operation, then check everything."""
@@ -662,7 +659,7 @@ class World:
         self.observe()
         self.skew = timedelta()
         # Who shares a fee that is paid out when it is collected waits for a payer whose net is below the minimum.
-        self.policy = _policy(self.policy, ops.History(self.days, 10**12, 10**12, ()), minimum_minor=1)
+        self.policy = _policy(self.policy, ops.History(self.days, 10**12, 10**12, ()), minimum_minor=1, batch_size=100)
         self.parties = {party_id: Party(token=(party.token or 0) + 1_000) for party_id, party in self.parties.items()}
         for match in list(self.delivered.values()):
             posted = self.model.posted.get(match.match_id)
@@ -776,12 +773,12 @@ async def _no_sleep(_seconds: float) -> None:
     """Time is the simulation's."""
 
 
-def _policy(policy: Policy, settings: ops.History, *, minimum_minor: int = 100) -> Policy:
+def _policy(policy: Policy, settings: ops.History, *, minimum_minor: int = 100, batch_size: int = 3) -> Policy:
     limits = CurrencyPolicy(
         minimum_minor=minimum_minor,
         instruction_limit_minor=settings.limit_minor,
         party_day_limit_minor=settings.day_limit_minor,
         day_limit_minor=settings.day_limit_minor,
     )
-    dispatch = policy.dispatch.model_copy(update={"batch_size": 3, "retries": 1, "breaker_failures": 4})
+    dispatch = policy.dispatch.model_copy(update={"batch_size": batch_size, "retries": 1, "breaker_failures": 4})
     return policy.model_copy(update={"default": limits, "currencies": {}, "dispatch": dispatch})

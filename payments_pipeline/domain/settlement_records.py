@@ -87,9 +87,12 @@ def plan_settlement(
 
     steps = []
     current = known.set_index("instruction_id")[["state", "seq", "net_minor"]]
-    for number in range(int(frame["round"].max()) + 1 if len(frame) else 0):
+    rounds = int(frame["round"].max()) + 1 if len(frame) else 0
+    for number in range(rounds):
         step = _step(frame[frame["round"] == number], current)
         steps.append(step)
+        if number + 1 == rounds:
+            break
         moved = step.set_index("instruction_id")
         current.loc[moved.index, "state"] = moved["to_state"]
         current.loc[moved.index, "seq"] = moved["to_seq"]
