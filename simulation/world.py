@@ -115,11 +115,13 @@ class World:
             self.effects.crash(task)
 
     def perform(self, operation: ops.Operation) -> None:
-        """Carry out one operation, then check everything."""
+        """Carry out one operation, then check everything; where no step of the program ran, nothing can be new."""
         self.true_now += timedelta(minutes=1)
         self.database.set_clock(self.now())
+        before = self.effects.count()
         self.do(operation)
-        self.observe()
+        if self.effects.count() != before or self.started:
+            self.observe()
 
     # Operations ------------------------------------------------------------------------------------------------------
 
@@ -619,9 +621,10 @@ class World:
             while any(map(self._is_for_a_person, self.model.instructed)):
                 self._calm_act("resolve", 0)
                 self.observe()
-            for payment in self.processor.payments:
-                if not payment.over:
-                    self.bank(payment, "settle", 0)
+            waiting = [payment for payment in self.processor.payments if not payment.over]
+            last = max((date.fromisoformat(payment.request["execute_on"]) for payment in waiting), default=FIRST_DAY)
+            for payment in waiting:
+                self.processor.move(payment, last, "settled", payment.request["amount_minor"])
             self._take_in_all()
             self.observe()
             if self._is_quiet():
