@@ -4,6 +4,31 @@ from __future__ import annotations
 
 from payments_pipeline.verify.table_rule import TableRule
 
+#: Postings of matches with money posted, under other rules than before, as one question a day's run and competition.
+#: Proposals of before their matches named the posting asked about may stand for it too, whatever came of them.
+_CHANGED_RULES = """
+    WITH changed AS (
+        SELECT m.match_day, m.day_seq, m.competition_id::text AS competition_id, m.match_id, j.journal_id,
+               jsonb_build_array(m.match_id, m.rules_hash, m.content_hash) AS named, m.posting_no
+        FROM match_postings m
+        JOIN match_postings b ON b.match_id = m.match_id AND b.posting_no = m.posting_no - 1
+        JOIN journals j ON j.kind = 'accrual' AND j.match_id = m.match_id AND j.posting_no = m.posting_no
+        WHERE b.is_open AND b.rules_hash <> m.rules_hash
+    ), asked AS (
+        SELECT match_day, day_seq, competition_id, jsonb_agg(named) AS named,
+               jsonb_agg(named || to_jsonb(posting_no) ORDER BY match_id COLLATE "C") AS matches
+        FROM changed GROUP BY 1, 2, 3
+    ), did AS (
+        SELECT match_day, day_seq, competition_id,
+               jsonb_agg(jsonb_build_array(account, currency, minor)
+                         ORDER BY account COLLATE "C", currency COLLATE "C") AS effect
+        FROM (SELECT c.match_day, c.day_seq, c.competition_id, e.account::text AS account,
+                     e.currency::text AS currency, sum(e.credit_minor - e.debit_minor)::bigint AS minor
+              FROM changed c JOIN ledger_entries e USING (journal_id) GROUP BY 1, 2, 3, 4, 5) sums
+        WHERE minor <> 0 GROUP BY 1, 2, 3
+    )
+"""
+
 RULES = {
     "what is approved is what was looked at, by its login and in time": TableRule(
         """SELECT format('instruction %s was approved by %s (login %s) at %s, until %s, of digest %s and not %s',
@@ -33,5 +58,22 @@ RULES = {
                OR p.content ->> 'party_id' IS DISTINCT FROM e.party_id OR p.content ->> 'currency' <> e.currency
                OR (p.content ->> 'amount_minor')::bigint IS DISTINCT FROM e.credit_minor OR NOT e.is_item)""",
         "SELECT count(*) FROM journals WHERE kind = 'write_off'",
+    ),
+    "rules changed in the past are posted as their effect was accepted": TableRule(
+        f"""{_CHANGED_RULES}
+            SELECT format('the %s-th run of %s posted %s under other rules of %s, in all %s, and nobody accepted that; '
+                          'ask who posted it', day_seq, match_day, matches, competition_id, effect)
+            FROM asked LEFT JOIN did USING (match_day, day_seq, competition_id)
+            WHERE NOT EXISTS (
+                SELECT FROM proposals p JOIN proposal_decisions d USING (proposal_id)
+                WHERE p.kind = 'rule_change' AND d.decision = 'accepted'
+                  AND p.content ->> 'match_day' = to_char(match_day, 'YYYY-MM-DD')
+                  AND p.content ->> 'competition_id' = competition_id
+                  AND (p.content -> 'matches' = matches
+                       AND jsonb_path_query_array(p.content -> 'effect', '$[*] ? (@[2] != 0)')
+                           = coalesce(effect, '[]'::jsonb)
+                       OR jsonb_array_length(p.content #> '{{matches,0}}') = 3
+                       AND p.content -> 'matches' @> named))""",
+        f"{_CHANGED_RULES} SELECT count(*) FROM changed",
     ),
 }

@@ -14,6 +14,8 @@ from payments_pipeline.domain.proposals import Resolution, WriteOff
 from payments_pipeline.processors.base import LookUp, LookUpStatus
 from payments_pipeline.storage import approvals, ledger_entries
 from payments_pipeline.storage.approvals import NotApprovedError
+from payments_pipeline.storage.postgres import connect
+from payments_pipeline.verify.tables import TABLE_RULES
 
 PARTIES = parties_frame(a="active", b="active")
 LIMITED = policy(instruction_limit_minor=1000)
@@ -313,6 +315,9 @@ def test_rules_that_were_accepted_once_are_asked_about_again_when_they_come_back
         approvals.decide(database.approver_url, proposal["proposal_id"], "accepted", "as announced")
         under(zone, rules, a, b)
     assert approvals.pending(database.url) == []
+    with connect(database.url) as connection:
+        found = TABLE_RULES["rules changed in the past are posted as their effect was accepted"](connection)
+    assert (found.checked, found.breaches) == (2, [])
     under(zone, "new", 500, 500)
     assert zone.balances()["party:a"] == -600
     assert len(approvals.pending(database.url)) == 1

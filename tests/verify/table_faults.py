@@ -323,6 +323,11 @@ FAULTS: list[tuple[str, str, set[str]]] = [
         set(),
     ),
     (
+        "rules changed in the past are posted as their effect was accepted",
+        "UPDATE match_postings SET rules_hash = 'others' WHERE match_id = 'm1' AND posting_no = 1",
+        {CERTIFICATES},
+    ),
+    (
         "nothing is sent but under a committed attempt",
         f"DELETE FROM payout_attempts WHERE instruction_id = {REF_FAILED}",
         {EVENTS, ATTEMPTS},
