@@ -96,11 +96,15 @@ def _servers(settings: Settings) -> Iterator[tuple[Settings, Endpoints]]:
 @contextmanager
 def _day_runs(settings: Settings) -> Iterator[tuple[DayRuns, Settings, Endpoints]]:
     with _servers(settings) as (found, endpoints):
+        from payments_pipeline.dagster_liveness import end_dead_runs
         from payments_pipeline.day_runs import DayRuns
         from payments_pipeline.definitions import build_defs
         from payments_pipeline.local.instance import open_instance
 
         with open_instance(endpoints, found) as instance:
+            for dead in end_dead_runs(instance):
+                day = dead.tags.get("dagster/partition", "no one day")
+                click.echo(f"run {dead.run_id} of {day} had died, and is marked as failed", err=True)
             _spare_the_collector()
             yield DayRuns(build_defs(found), instance, endpoints.postgres_url, getpass.getuser()), found, endpoints
 

@@ -32,6 +32,7 @@ from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
 
+from payments_pipeline.dagster_liveness import RunLocks
 from payments_pipeline.domain.errors import PaymentsError, StackError
 from payments_pipeline.local.stack import locate
 from payments_pipeline.settings import load_settings
@@ -58,6 +59,8 @@ _DEFERRED = frozenset(
         DagsterEventType.ASSET_CHECK_EVALUATION,
     }
 )
+_BEGINS = (DagsterEventType.RUN_START, DagsterEventType.STEP_START)
+_ENDS = (DagsterEventType.RUN_SUCCESS, DagsterEventType.RUN_FAILURE, DagsterEventType.RUN_CANCELED)
 _PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED
 _CHECK_PLANNED = DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
 _CHECK_DONE = DagsterEventType.ASSET_CHECK_EVALUATION
@@ -185,6 +188,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
 
     def __init__(self, postgres_url: str, *, should_autocreate_tables: bool) -> None:
         self._pending: dict[str, list[EventLogEntry]] = {}
+        self._locks = RunLocks(postgres_url)
         self._taking = threading.Lock()
         #: The last answer of `fetch_materializations`, with its question and when it was given.
         self._answered: tuple[float, object, EventRecordsResult] | None = None
@@ -271,8 +275,10 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
         """Store an event, with those of its run that were kept back for it.
 
         As the release does, but for its NOTIFY: nothing of the release listens any more, it is kept there for older
-        webservers, and is a fourth of all statements of a run.
+        webservers, and is a fourth of all statements of a run. The run's lock says that its process lives.
         """
+        if event.dagster_event_type in _BEGINS:
+            self._locks.hold(event.run_id)
         with self._taking:
             pending = self._pending.setdefault(event.run_id, [])
             pending.append(event)
@@ -280,6 +286,8 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
                 return
             del self._pending[event.run_id]
         self._store(pending)
+        if event.dagster_event_type in _ENDS:
+            self._locks.end(event.run_id)
 
     def dispose(self) -> None:
         """Write what is kept back, and close the connections."""
@@ -288,6 +296,7 @@ class PooledEventLogStorage(_Pooled, PostgresEventLogStorage):
             self._pending = {}
         if kept:
             self._store(kept)
+        self._locks.close()
         super().dispose()
 
     def _store(self, events: Sequence[EventLogEntry]) -> None:

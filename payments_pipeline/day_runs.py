@@ -22,6 +22,8 @@ from payments_pipeline.storage.day_summary import amounts_of_run, taken_in_diges
 
 #: Runs print nothing of their own; their events are in Dagster's log.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+#: The daemon cannot start again what a command started, and is not to say that it will.
+_RETRIES_TAG = "dagster/max_retries"
 
 
 class DayFailedError(PaymentsError):
@@ -151,7 +153,7 @@ class DayRuns:
         result = self._job(job).execute_in_process(
             partition_key=day.isoformat(),
             instance=self.instance,
-            tags={MAKER_TAG: self.maker},
+            tags={MAKER_TAG: self.maker, _RETRIES_TAG: "0"},
             run_config=_QUIET,
             raise_on_error=False,
         )

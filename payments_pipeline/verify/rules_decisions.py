@@ -70,7 +70,7 @@ RULES = {
                   AND p.content ->> 'match_day' = to_char(match_day, 'YYYY-MM-DD')
                   AND p.content ->> 'competition_id' = competition_id
                   AND (p.content -> 'matches' = matches
-                       AND jsonb_path_query_array(p.content -> 'effect', '$[*] ? (@[2] != 0)')
+                       AND jsonb_path_query_array(p.content -> 'effect', 'strict $[*] ? (@[2] != 0)')
                            = coalesce(effect, '[]'::jsonb)
                        OR jsonb_array_length(p.content #> '{{matches,0}}') = 3
                        AND p.content -> 'matches' @> named))""",
