@@ -15,10 +15,7 @@ import pandas as pd
 
 from payments_pipeline.storage.postgres import connect
 
-LEDGER_BALANCED = """
-    SELECT currency, sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
-    FROM ledger_entries GROUP BY currency HAVING sum(debit_minor) <> sum(credit_minor)
-"""
+#: The whole ledger's balance is looked at where money is about to leave (`payout_submissions.check_ledger`).
 JOURNALS_OF_DAY = """
     SELECT journal_id::text, currency, sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
     FROM ledger_entries WHERE day = %(day)s GROUP BY 1, 2 HAVING sum(debit_minor) <> sum(credit_minor)

@@ -155,8 +155,8 @@ def check_ledger(connection: psycopg.Connection) -> None:
         LedgerFaultError: names the currency and the difference; nothing was sent.
     """
     row = connection.execute(
-        """SELECT currency, sum(debit_minor) - sum(credit_minor) FROM ledger_entries
-           GROUP BY currency HAVING sum(debit_minor) <> sum(credit_minor) LIMIT 1"""
+        """SELECT currency, sum(debit_minor - credit_minor) FROM ledger_entries
+           GROUP BY currency HAVING sum(debit_minor - credit_minor) <> 0 LIMIT 1"""
     ).fetchone()
     if row is not None:
         raise LedgerFaultError(
