@@ -60,7 +60,7 @@ BEYOND = {
     "takes another group": "GRANT payments_migrator TO CURRENT_USER",
     "reads the passwords": "SELECT rolpassword FROM pg_authid",
     "reads a file": "SELECT pg_read_file('postgresql.conf')",
-    "runs a program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "runs a program": "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null'",
     "makes an extension": "CREATE EXTENSION dblink",
     "writes the clock's hand": "SELECT setval('payments.audit_entries_entry_id_seq', 1)",
     "ends another's session": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres' "
