@@ -1,0 +1,177 @@
+"""The statements of the product that are changed, and those of Postgres that would refuse what follows."""
+
+from planting import Edit, PostgresEdit
+
+from payments_pipeline.domain import ledger, participant_shares, payout_instructions, payout_submissions, pots, refunds
+from payments_pipeline.domain import settlement_records as settling
+from payments_pipeline.processors import dispatch
+from payments_pipeline.storage import ledger_entries
+from payments_pipeline.storage import payout_instructions as sweeping
+from payments_pipeline.storage import payout_submissions as submitting
+from payments_pipeline.storage import settlement_records as intake
+
+
+def without(table: str, *triggers: str) -> tuple[str, ...]:
+    """Take triggers away."""
+    return tuple(f"ALTER TABLE payments.{table} DISABLE TRIGGER {trigger}" for trigger in triggers)
+
+
+def undone(table: str, *constraints: str) -> tuple[str, ...]:
+    """Take constraints away, and what refers to them."""
+    return tuple(f"ALTER TABLE payments.{table} DROP CONSTRAINT {constraint} CASCADE" for constraint in constraints)
+
+
+# Dividing -------------------------------------------------------------------------------------------------------------
+
+#: Nothing is changed here; what calls the statement that is changed runs as it is written.
+_UNCOMPILED = Edit(pots, "_fill", "row, pots, too_wide = 0, 0, 0", "row, pots, too_wide = 0, 0, 0")
+_UNITS = (pots, "divide_pot", "if units > 0:")
+ROUNDED = (
+    _UNCOMPILED,
+    Edit(
+        *_UNITS,
+        """for i in range(divided, end):
+        given[i] = round(given[i] + rest[i - divided] / base[i - divided])
+    if False:""",
+    ),
+)
+ROUNDED_BUT_THE_LAST = (
+    _UNCOMPILED,
+    Edit(
+        *_UNITS,
+        """for i in range(divided, end - 1):
+        given[i] = round(given[i] + rest[i - divided] / base[i - divided])
+    given[end - 1] = remaining - given[divided : end - 1].sum()
+    if False:""",
+    ),
+)
+UNIT_LOST = (_UNCOMPILED, Edit(*_UNITS, "if units > 1:"))
+UNIT_TWICE = (_UNCOMPILED, Edit(pots, "divide_pot", "_give_units(units, ", "_give_units(units + 1, "))
+UNCHECKED = Edit(participant_shares, "compute_shares", "_conserved(matches, found)", "pass")
+
+# Posting --------------------------------------------------------------------------------------------------------------
+
+VOID_KEPT = Edit(ledger, "_deltas", 'how="outer"', 'how="left"')
+VOID_TWICE = Edit(ledger, "_deltas", "now - before", "now - before * (1 + (now == 0))")
+FIRST_POSTING_ONLY = Edit(ledger_entries, "_POSTED_ENTRIES", "kind = 'accrual'", "kind = 'accrual' AND posting_no = 1")
+ANY_DAY = Edit(ledger, "_break_reasons", 'is_open & state["posted_match_day"].ne(day)', "is_open & False")
+
+# Refunds --------------------------------------------------------------------------------------------------------------
+
+REFUND_UNDONE = Edit(
+    ledger_entries,
+    "_POSTED_ENTRIES",
+    "count(*)\n    FROM ledger_entries\n    WHERE kind = 'accrual'",
+    "count(*) FILTER (WHERE kind = 'accrual')\n    FROM ledger_entries\n    WHERE kind IN ('accrual', 'refund')",
+)
+REFUND_KEPT = Edit(
+    ledger_entries,
+    "_post",
+    "refunds = recompute_refunds(cursor, day, posted_entries, plan.entries, plan.matches)",
+    "refunds = None",
+)
+REFUND_UNBOUNDED = Edit(refunds, "decide_requests", "wanted[wanted > left[rows]] = 0", "pass")
+
+# Sweeping -------------------------------------------------------------------------------------------------------------
+
+CLAIMED_TOO = Edit(
+    sweeping,
+    "_ITEMS",
+    "    FROM open_items o\n    WHERE o.day <= {day}",
+    """    FROM (SELECT entry_id AS item_id, 1 AS next_claim_no, party_id, currency, day, kind, match_id, pot,
+                 pot_party_id, credit_minor - debit_minor AS amount_minor, recipient, NULL::date AS available_after
+          FROM ledger_entries WHERE is_item) o
+    WHERE o.day <= {day}""",
+)
+DEFERRED_DROPPED = Edit(sweeping, "_ITEMS", "WHERE o.day <= {day}", "WHERE o.day = {day}")
+WRONG_SIGN = Edit(payout_instructions, "_nets", "net = np.add.reduceat(", "net = -np.add.reduceat(")
+CURRENCIES_MERGED = Edit(payout_instructions, "_nets", " | (currency[1:] != currency[:-1])", "")
+OPEN_OR_NOT = (
+    PostgresEdit("check_instruction_claims", "WHERE o.item_id IS NULL LIMIT", "WHERE false LIMIT"),
+    PostgresEdit("check_instruction_claims", "IF claimed <> expected", "IF false"),
+)
+ANY_CURRENCY = PostgresEdit("check_instruction_claims", "AND o.currency = i.currency", "")
+ANY_NET = PostgresEdit(
+    "check_instruction_claims", "HAVING sum(o.amount_minor) <>", "HAVING false AND sum(o.amount_minor) <>"
+)
+
+# Sending --------------------------------------------------------------------------------------------------------------
+
+SENT_FIRST = Edit(
+    dispatch,
+    "Dispatch._send_approved",
+    "attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)",
+    "attempts = [Attempt(key, 1, key, body, not_after) for key, body in zip(batch.instruction_id, requests)]",
+)
+_NO_ANSWER = 'except PayoutOutcomeUnknownError as error:\n        return Outcome(attempt, "unknown"'
+UNKNOWN_FAILED = Edit(dispatch, "Dispatch._submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"rejected"'))
+UNKNOWN_AGAIN = Edit(dispatch, "Dispatch._submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"unavailable"'))
+NEW_KEY = Edit(
+    submitting, "begin_again", "attempt_no + 1, idempotency_key,", "attempt_no + 1, idempotency_key || '.2',"
+)
+OTHER_BYTES = Edit(
+    submitting,
+    "begin_again",
+    "request,\n                      request_sha256,",
+    "request || ' ', encode(sha256(request || ' '), 'hex'),",
+)
+OTHER_BYTES_SENT = Edit(
+    submitting,
+    "begin_again",
+    "return [Attempt(*row) for row in cursor.fetchall()]",
+    "return [Attempt(*row[:3], row[3] + b' ', row[4]) for row in cursor.fetchall()]",
+)
+TRUSTED_TOO_LONG = Edit(payout_submissions, "last_send_at", "return now + max(", "return now + 10 * max(")
+DEAD_IS_FAILED = Edit(submitting, "abandon_unanswered", "str(State.UNKNOWN)", "str(State.FAILED)")
+HOLD_IGNORED = Edit(
+    submitting, "_REFUSED", "IS NULL OR p.status <> 'active'\n        OR i.token", "IS NULL\n        OR i.token"
+)
+_OTHER_TOKEN = (
+    "OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END\n"
+)
+TOKEN_IGNORED = Edit(submitting, "_REFUSED", _OTHER_TOKEN, "")
+CANCELLED_TOO = (
+    Edit(submitting, "_APPROVED", "s.state = 'approved'", "s.state IN ('approved', 'cancelled')"),
+    Edit(submitting, "begin", "WHERE state = 'approved' AND", "WHERE state IN ('approved', 'cancelled') AND"),
+)
+COLLECTION_PAYS = Edit(dispatch, "Dispatch._send_approved", 'Direction(row["direction"])', "Direction.CREDIT")
+_FREEING = 'release(cursor, failed["instruction_id"].tolist(), day=day, by_sweep=False, run=run)'
+FREED_TWICE = Edit(submitting, "_move", _FREEING, f"for _ in range(2):\n            {_FREEING}")
+NEVER_FREED = Edit(submitting, "_move", _FREEING, "pass")
+ANY_STATE_BEFORE = PostgresEdit(
+    "check_instruction_events",
+    "WHERE p.to_state IS DISTINCT FROM n.from_state",
+    "WHERE false AND p.to_state IS DISTINCT FROM n.from_state",
+)
+ANY_TRANSITION = PostgresEdit(
+    "check_instruction_events",
+    "OR NOT EXISTS (SELECT FROM lifecycle",
+    "OR false AND NOT EXISTS (SELECT FROM lifecycle",
+)
+
+# Settling -------------------------------------------------------------------------------------------------------------
+
+_PARTY_LEG = 'Leg("party:" + party_id, party_id, debit_minor'
+SENDING_IS_ITEM = Edit(payout_submissions, "submission_entries", _PARTY_LEG, f"{_PARTY_LEG}, is_item=True")
+_UNDONE_LEG = "Leg(party_account, party, undone, "
+FAILING_IS_ITEM = Edit(settling, "_instruction_entries", _UNDONE_LEG, f"{_UNDONE_LEG}is_item=True, ")
+EXCESS_LEFT = Edit(settling, "_instruction_entries", "is_item=True", "is_item=False")
+_CASH = 'cash = steps["amount_minor"].to_numpy("int64")'
+CASH_TWICE = Edit(settling, "_instruction_entries", _CASH, _CASH.replace("= ", "= 2 * "))
+CASH_AS_INSTRUCTED = Edit(
+    settling,
+    "_instruction_entries",
+    _CASH,
+    'cash = np.where(steps["direction"].eq("credit"), -1, 1) * steps["instructed_minor"].to_numpy("int64")',
+)
+TAKEN_IN_AGAIN = Edit(intake, "_new_references", "WHERE NOT EXISTS (", "WHERE true OR NOT EXISTS (")
+FAILED_AFTER_SETTLED = Edit(
+    settling, "_step", '(kind == "failed") & sent,', '(kind == "failed") & (sent | (state == State.SETTLED)),'
+)
+RETURN_IGNORED = Edit(settling, "_step", "(sent | (state == State.SETTLED))", "sent")
+ANYBODYS_KEY = Edit(
+    settling,
+    "plan_settlement",
+    "lines.sort_values(",
+    'lines.assign(idempotency_key=instructions["idempotency_key"].iloc[0]).sort_values(',
+)
