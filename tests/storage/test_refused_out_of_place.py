@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from by_hand import attempt, claim, connect, entries, event, instruct, journal_of, posting, release, submit
+from by_hand import answer, attempt, claim, connect, entries, event, instruct, journal_of, posting, release, submit
 from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, match, parties_frame
 from psycopg import errors
 
@@ -144,6 +144,25 @@ def test_a_match_whose_accruals_net_to_zero_is_free_for_another_day(zone, connec
     zone.post([match(MATCH, 2, revenue_minor=0, status="void")], [])
     posting(connection, LATER, 3, revision=3)
     assert zone.value("SELECT match_day FROM match_postings WHERE posting_no = 3") == LATER
+
+
+def test_what_was_accepted_fails_by_a_report_line_alone(zone, connection):
+    zone.dispatch(PARTIES, FakeProcessor())
+    a = zone.instruction("a")
+    with _refused(errors.RestrictViolation, f"instruction {a}: event 5 says failed, and after submitted nothing shows"):
+        event(connection, a, 5, "submitted", "failed")
+
+
+@pytest.mark.parametrize("outcome", [None, "unknown", "acknowledged"])
+def test_what_may_have_arrived_is_not_called_failed(zone, connection, outcome):
+    a = zone.instruction("a")
+    with connection.transaction():
+        submit(connection, a)
+        attempt(connection, a)
+    if outcome:
+        answer(connection, a, outcome)
+    with _refused(errors.RestrictViolation, "after submitting nothing shows that it was not carried out"):
+        event(connection, a, 4, "submitting", "failed")
 
 
 @pytest.mark.parametrize("state", ["settled", "returned"])
