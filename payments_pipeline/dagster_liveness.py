@@ -3,9 +3,10 @@
 Belongs here: those locks, and ending the runs whose process is gone, for Dagster's daemon and for commands without one.
 Does not belong here: storing events (`dagster_storage`, which has the locks taken), anything about payments.
 
-As shipped nothing tells that a local run's process was killed: the run stays "started" until `max_runtime_seconds`, for
-ever without a daemon, keeps its place in the queue, and holds up the sensors that wait for its day. Postgres gives the
-locks back with the connection, however its process ends.
+As shipped only the code server that spawned a run's process tells that it was killed. Where it died too, and for a run
+of a command, nobody does: the run stays "started" until `max_runtime_seconds`, for ever without a daemon, keeps its
+place in the queue, and holds up the sensors that wait for its day. Postgres gives the locks back with the connection,
+however its process ends.
 
 It leans on the inside of the release that `dagster_storage.PINNED` names: what a launcher answers about health.
 """

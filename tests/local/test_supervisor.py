@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -202,3 +202,35 @@ def test_what_a_killed_up_wrote_does_not_hold_up_the_next(tmp_path: Path, capfd:
         assert supervisor.up(settings) == supervisor.EXIT_FAILED
     assert "is in use by another program" in capfd.readouterr().err  # it went past the lock, to the next question
     assert not (tmp_path / "stack" / "up").exists()
+
+
+SAID = BEGUN.replace("LogMessageEvent", "MessageEvent")
+RUNS = "{ runsOrError { ... on Runs { results { runId status } } } }"
+
+
+@pytest.mark.slow
+def test_a_run_that_died_with_everything_else_is_marked_as_failed_after_the_next_start_and_started_again(
+    tmp_path: Path,
+) -> None:
+    home = tmp_path / "a home"
+    with running(home) as (process, port, mark):
+        launched = ask(port, LAUNCH, selector=LOCATION)["launchRun"]["run"]
+        assert isinstance(launched, dict)
+        first = str(launched["runId"])
+        assert eventually(lambda: "begun" in json.dumps(ask(port, BEGUN, id=first)))
+        state = keeper.read_state(home)
+        assert state is not None
+        for pid in [process.pid, state.keeper_pid, *everything_of(mark)]:
+            with suppress(ProcessLookupError):  # it went with its parent
+                os.kill(pid, signal.SIGKILL)
+
+    with running(home) as (_process, port, _mark):
+
+        def statuses() -> dict[str, str]:
+            runs = ask(port, RUNS)["runsOrError"]["results"]
+            assert isinstance(runs, list)
+            return {run["runId"]: run["status"] for run in runs}
+
+        assert eventually(lambda: statuses()[first] == "FAILURE", timeout_s=60)
+        assert "Its process is gone" in json.dumps(ask(port, SAID, id=first))
+        assert eventually(lambda: "STARTED" in statuses().values(), timeout_s=90), "nobody started it again"
