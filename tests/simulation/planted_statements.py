@@ -173,5 +173,6 @@ ANYBODYS_KEY = Edit(
     settling,
     "plan_settlement",
     "lines.sort_values(",
-    'lines.assign(idempotency_key=instructions["idempotency_key"].iloc[0]).sort_values(',
+    """lines.assign(idempotency_key=lines["idempotency_key"].where(
+        lines["idempotency_key"].isin(known["idempotency_key"]), known["idempotency_key"].iloc[0])).sort_values(""",
 )

@@ -4,7 +4,7 @@ import inspect
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import reduce
 from itertools import count
 from types import CodeType, FunctionType, ModuleType
@@ -80,7 +80,6 @@ class Fault:
         refused_by: words of whoever refuses to do it, the program or Postgres, as a pattern; empty where nobody does.
         letting: what is planted besides so that nobody refuses; a string is a statement run in Postgres.
         caught_by: words of the rule that finds it then, as a pattern; empty where it is not asked.
-        limits: settings of the history.
     """
 
     name: str
@@ -89,14 +88,18 @@ class Fault:
     refused_by: str = ""
     letting: tuple[Edit | PostgresEdit | str, ...] = ()
     caught_by: str = ""
-    limits: dict[str, int] = field(default_factory=dict)
+
+    def words(self, said: str) -> str:
+        """Give the pattern of all that is said: after the last operation, unless it is at the end."""
+        return (
+            rf"(?s)^{said}" if said.startswith("at the end") else rf"(?s)^after operation {len(self.history)}: .*{said}"
+        )
 
 
 def live(fault: Fault, database: Database) -> None:
     """Live through a fault's history; fails too where money moved twice or was lost."""
     figures = runner.Figures()
-    settings: dict[str, Any] = {"days": 1, "limit_minor": 10**9, "day_limit_minor": 10**9} | fault.limits
-    runner.live(database, History(operations=fault.history, **settings), POLICY, figures)
+    runner.live(database, History(1, 10**9, 10**9, fault.history), POLICY, figures)
     assert (figures.double_payments, figures.lost_minor) == (0, 0)
 
 
