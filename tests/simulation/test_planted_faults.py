@@ -2,8 +2,8 @@
 
 Each fault is planted into the code that ships. Where Postgres, or the program itself, refuses what follows, its words
 stand with the fault (`refused_by`); what refuses it is then taken away, and the rules find it all the same
-(`caught_by`), after the last operation of the history or, where it says so, at the end, when the days have run on. Every
-history is also lived through without its fault, and nothing is found.
+(`caught_by`): right after the last operation of the history or, where it says so, at the end, when the days have run
+on. Every history is also lived through without its fault, and nothing is found.
 """
 
 from pathlib import Path
