@@ -41,6 +41,8 @@ from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_l
 _TOLD_EVERY = timedelta(seconds=5)
 #: A processor that asks for a longer pause is asked again by the next dispatch.
 _LONGEST_PAUSE_S = 30.0
+#: What is sent again later than this after its first sending is the next dispatch's, which looks at the parties anew.
+_RETRIED_FOR = timedelta(seconds=60)
 Clock = Callable[[], datetime]
 Sleep = Callable[[float], Awaitable[None]]
 
@@ -181,6 +183,7 @@ class Dispatch:
         self, connection: psycopg.Connection, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched
     ) -> None:
         """Send committed attempts; what was definitely not accepted is tried again, as an attempt of its own."""
+        began_at = self.clock()
         for retry in range(self.policy.dispatch.retries + 1):
             outcomes = await self._send_once(attempts, lane, done)
             store.finish(connection, self.day, outcomes, self.run)
@@ -191,11 +194,13 @@ class Dispatch:
             if not again:
                 return
             asked_s = max(outcome.retry_after_s for outcome in outcomes)
-            if done.stopped or retry == self.policy.dispatch.retries or asked_s > _LONGEST_PAUSE_S:
+            # Full jitter: many senders that failed together do not come back together.
+            pause_s = asked_s + random.uniform(0, 0.2 * 2**retry)  # noqa: S311 - no secret depends on it
+            too_late = self.clock() - began_at + timedelta(seconds=pause_s) > _RETRIED_FOR
+            if done.stopped or retry == self.policy.dispatch.retries or asked_s > _LONGEST_PAUSE_S or too_late:
                 done.unavailable += len(again)
                 return
-            # Full jitter: many senders that failed together do not come back together.
-            await self.sleep(asked_s + random.uniform(0, 0.2 * 2**retry))  # noqa: S311 - no secret depends on it
+            await self.sleep(pause_s)
             attempts = store.begin_again(connection, self.day, again, self.run)
 
     async def _send_once(self, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched) -> list[Outcome]:

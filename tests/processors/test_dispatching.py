@@ -665,3 +665,24 @@ def test_a_retry_that_comes_after_the_deadline_is_not_begun_and_stops_nothing(zo
     zone.dispatch(PARTIES, processor)
     assert len(processor.requests) == 2
     assert set(zone.states().values()) == {"unknown"}
+
+
+def test_what_is_not_accepted_within_a_minute_of_its_first_sending_is_left_to_the_next_dispatch(zone):
+    clock = Clock()
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.now += dt.timedelta(seconds=seconds)
+
+    busy = raising(ProcessorUnavailableError("503", retry_after_s=25))
+    processor = FakeProcessor(answer=busy)
+    patient = policy(dispatch={"retries": 20, "breaker_failures": 1000})
+    done = zone.dispatch(PARTIES, processor, policy=patient, clock=clock, sleep=sleep)
+    assert (done.unavailable, len(processor.requests)) == (2, 6)
+    assert 50 <= sum(slept) <= 60
+    processor.answer = lambda _key: None
+    # A hold since then is seen before anything leaves again.
+    zone.dispatch(parties_frame(a="on_hold", d="active"), processor, NEXT, clock=clock)
+    assert set(processor.taken) == {zone.instruction("d")}
+    assert zone.states()[f"a {DAY}"] == "failed"
