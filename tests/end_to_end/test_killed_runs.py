@@ -3,8 +3,8 @@
 Each kill is a SIGKILL of a real `payments-pipeline run` on the embedded servers, at a moment drawn from a seed: some
 while it is starting, some when Dagster has stored so many events of its run, some after so much of a run's time. Some
 take Postgres with them, as a power cut would; now and then Postgres or the processor dies alone under a run. Days are
-drawn too: new ones, ones that are done, one killed several times in a row. What a test of this kind cannot say again
-is the exact instant; the seed says which day met what, and where in its run each died is printed with it.
+drawn too: new ones, ones that are done, one killed several times in a row. A failure prints the seed, and where each
+run died; the same seed draws the same days and moments, though no machine repeats the very instant.
 """
 
 import json
