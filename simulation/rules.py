@@ -41,6 +41,8 @@ def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
     yield from _claims(now)
     yield from _attempts(now)
     yield from _events(now)
+    yield from _records(now)
+    yield from _too_early(before, now)
     yield from _as_the_model_says(now, model)
 
 
@@ -152,6 +154,58 @@ def _events(now: Snapshot) -> Iterator[str]:
     states = {row["instruction_id"]: row["state"] for row in now["instruction_states"]}
     if states != states_of(now):
         yield "instruction_states is not where the events lead"
+
+
+def _too_early(before: Snapshot, now: Snapshot) -> Iterator[str]:
+    """Name what was claimed newly though its match has a break, or though its payer has not paid."""
+    if not before or goes_on(now["instruction_claims"], before["instruction_claims"]):
+        return
+    entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
+    broken = _open_breaks(before) & _open_breaks(now)
+    waits = {row["match_id"] for row in now["match_postings"] if row["payout_policy"] == "when_collected"}
+    known = {(claim["item_id"], claim["claim_no"]) for claim in before["instruction_claims"]}
+    states = [states_of(before), states_of(now)]
+    collected = {
+        claim["item_id"]
+        for claim in now["instruction_claims"]
+        if any(each.get(claim["instruction_id"]) in ("settled", "netted") for each in states)
+    }
+    pots: Counter[Any] = Counter()
+    for claim in now["instruction_claims"]:
+        entry = entries[claim["item_id"]]
+        if (claim["item_id"], claim["claim_no"]) in known or entry["match_id"] is None:
+            continue
+        if entry["kind"] == "accrual" and (entry["day"], entry["match_id"]) in broken:
+            yield f"item {entry['entry_id']} is claimed, and its match {entry['match_id']} has a break"
+        if entry["match_id"] in waits and entry["pot"] == "match_fee" and entry["recipient"] != "payer":
+            pots[entry["party_id"], entry["match_id"], entry["pot_party_id"]] += _signed(entry)
+    for entry in now["ledger_entries"]:
+        if entry["kind"] == "accrual" and entry["recipient"] == "payer" and entry["entry_id"] not in collected:
+            for (party, match, payer), net in pots.items():
+                if net > 0 and _signed(entry) < 0 and (entry["match_id"], entry["pot_party_id"]) == (match, payer):
+                    yield f"{party} is paid of the fee of {payer} in {match}, which was not collected"
+
+
+def _open_breaks(snapshot: Snapshot) -> set[tuple[str, str]]:
+    newest = {row["match_day"]: row["seq"] for row in sorted(snapshot["day_postings"], key=lambda row: row["seq"])}
+    return {
+        (row["match_day"], row["match_id"])
+        for row in snapshot["posting_breaks"]
+        if row["seq"] == newest[row["match_day"]]
+    }
+
+
+def _records(now: Snapshot) -> Iterator[str]:
+    lines = {line["entry_reference"]: line for line in now["report_lines"]}
+    amounts = {row["instruction_id"]: row["amount_minor"] for row in now["payout_instructions"]}
+    kinds = {row["journal_id"]: row["kind"] for row in now["journals"]}
+    for record in now["settlement_records"]:
+        line = lines[record["entry_reference"]]
+        instruction = line["instruction_id"]
+        outcome = line["kind"] if instruction else kinds.get(line["journal_id"], "unmatched")
+        said = [record[name] for name in ("outcome", "instruction_id", "instructed_minor", "cash_minor", "journal_id")]
+        if said != [outcome, instruction, amounts.get(instruction), line["amount_minor"], line["journal_id"]]:
+            yield f"settlement record {record} is not what its line says: {line}"
 
 
 def _as_the_model_says(now: Snapshot, model: Model) -> Iterator[str]:

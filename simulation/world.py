@@ -97,6 +97,8 @@ class World:
         self.snapshot: Snapshot = {}
         #: What each posting run had before it: day, landed matches, how many times something had been accepted.
         self.inputs: dict[str, tuple[int, tuple[Match, ...], int]] = {}
+        #: What each posting run's input was when it had the lock of its day.
+        self.hashed: dict[str, dict[str, str]] = {}
         self.accepted = [self.model.accepted]
         self.payable: dict[str, set[str]] = {}
         self.faults: Counter[str] = Counter()
@@ -318,7 +320,8 @@ class World:
 
         def hash_again() -> dict[str, str]:
             self.effects.boundary()
-            return input_hash(self.landing.get(day, {}).values())
+            self.hashed[run.run_id] = input_hash(self.landing.get(day, {}).values())
+            return self.hashed[run.run_id]
 
         post_day(self.database.url, day_of(day), computed, hash_again, run)
         write_certificates(self.database.url, self.storage, day_of(day))
@@ -447,12 +450,12 @@ class World:
             (body, key, key, key),
         ).fetchone()
         assert row is not None
-        attempts, same, newest, not_after, state, run_id = row
+        attempts, same, _newest, not_after, state, run_id = row
         if not attempts or not same:
             raise RuleBroken(f"rule 6: key {key} was sent, and no attempt with its bytes is committed")
         if self.now() >= not_after:
             raise RuleBroken(f"rule 12: key {key} was sent at {self.now()}, after its deadline {not_after}")
-        if newest == 1 and state == "submitting" and json.loads(body)["token"] not in self.payable[run_id]:
+        if state == "submitting" and json.loads(body)["token"] not in self.payable[run_id]:
             raise RuleBroken(f"key {key} was sent to a token of a party that may not be paid: {json.loads(body)}")
 
     # What was committed ----------------------------------------------------------------------------------------------
@@ -471,11 +474,24 @@ class World:
         self._tell_instructions(before)
         self._tell_events(before)
         self._tell_lines(before)
+        self._hold_day_limits(before)
         found = list(breaches(before, self.snapshot, self.model))
         twice = self.processor.paid_twice()
         found += [f"key {key} was carried out twice" for key in twice]
         if found:
             raise RuleBroken("; ".join(found[:5]))
+
+    def _hold_day_limits(self, before: Snapshot) -> None:
+        sent: Counter[tuple[date, str]] = Counter()
+        for row in self.snapshot["payout_attempts"]:
+            if row["attempt_no"] == 1:
+                instructed = self.model.instructed[str(row["instruction_id"])]
+                day = datetime.fromisoformat(str(row["started_at"])).astimezone(_ZONE).date()
+                sent[day, instructed.party[1]] += instructed.amount_minor
+        if self._new(before, "payout_attempts", "instruction_id", "attempt_no"):
+            for (day, currency), minor in sent.items():
+                if minor > self.policy.of(currency).day_limit_minor:
+                    raise RuleBroken(f"{minor} {currency} was sent on {day}, above the day's limit")
 
     def _new(self, before: Snapshot, table: str, *key: str) -> list[Row]:
         rows = self.snapshot[table]
@@ -498,7 +514,13 @@ class World:
                 self.accepted.append(self.model.accepted)
 
     def _tell_postings(self, before: Snapshot) -> None:
-        runs = [self.inputs[str(row["run_id"])] for row in self._new(before, "day_postings", "match_day", "seq")]
+        new = self._new(before, "day_postings", "match_day", "seq")
+        for row in new:
+            if row["input_hashes"] != self.hashed.get(str(row["run_id"])):
+                raise RuleBroken(
+                    f"rule 4: {row['run_id']} posted {row['match_day']} from what is not its input any more"
+                )
+        runs = [self.inputs[str(row["run_id"])] for row in new]
         if not runs:
             return
         # Several days that were posted at once: some order of them explains what is stored. A run that stalled may
@@ -553,6 +575,8 @@ class World:
         for row in self._new(before, "payout_instructions", "instruction_id"):
             amount = row["amount_minor"]
             assert isinstance(amount, int)
+            if 0 < amount < self.policy.of(str(row["currency"])).minimum_minor:
+                raise RuleBroken(f"instruction {row['instruction_id']} of {amount} is below the minimum")
             self.model.instructed[str(row["instruction_id"])] = Instructed(
                 (str(row["party_id"]), str(row["currency"])),
                 amount,
@@ -566,6 +590,10 @@ class World:
         for row in self._new(before, "instruction_events", "instruction_id", "seq"):
             instruction, state = str(row["instruction_id"]), row["to_state"]
             by_report = str(row["actor"]).startswith("report of")
+            instructed = self.model.instructed[instruction]
+            limit = self.policy.of(instructed.party[1]).instruction_limit_minor
+            if state == "approved" and row["from_state"] == "created" and instructed.amount_minor > limit:
+                raise RuleBroken(f"rule 13: instruction {instruction} is over its limit, and nobody approved it")
             if state == "submitting":
                 self.model.instructed[instruction].fate = "sent"
             elif state == "cancelled":
@@ -609,6 +637,11 @@ class World:
             landed = self.landing.get(day, {})
             if self.model.breaks.get(day) != set() or any(self.model.posted.get(m) != landed[m] for m in landed):
                 self._calm_act("post", day)
+        self.observe()
+        due = [match for matches in self.landing.values() for match in matches.values()]
+        unposted = sorted(match.match_id for match in due if self.model.posted.get(match.match_id) != match)
+        if unposted:
+            raise RuleBroken(f"at the end: {unposted} can be posted and is not")
         swept = {row["sweep_day"] for row in self.snapshot["sweeps"]}
         for day in sorted({match.day for match in self.delivered.values()}):
             if day_of(day).isoformat() not in swept:
@@ -737,6 +770,15 @@ class World:
             self._calm_act("reconcile", (day - FIRST_DAY).days)
         if dates:
             self.observe()
+        short = {
+            key
+            for key in odd
+            if self.model.instructed[key].takes_minor
+            != self.model.instructed[key].sign * self.model.instructed[key].moved_minor
+        }
+        breaks = {row["subject_id"] for row in self.snapshot["reconciliation"] if row["status"] == "break"}
+        if short - breaks:
+            raise RuleBroken(f"at the end: no break names {sorted(short - breaks)}")
 
     def _hold_everybody_paid(self) -> None:
         """Hold what the processor moved against what is owed: the whole of it, once, to the last minor unit."""

@@ -8,6 +8,7 @@ from payments_pipeline.processors import dispatch
 from payments_pipeline.storage import ledger_entries
 from payments_pipeline.storage import payout_instructions as sweeping
 from payments_pipeline.storage import payout_submissions as submitting
+from payments_pipeline.storage import reconciliation as reconciling
 from payments_pipeline.storage import settlement_records as intake
 
 
@@ -56,6 +57,10 @@ VOID_TWICE = Edit(ledger, "_deltas", "now - before", "now - before * (1 + (now =
 FIRST_POSTING_ONLY = Edit(ledger_entries, "_POSTED_ENTRIES", "kind = 'accrual'", "kind = 'accrual' AND posting_no = 1")
 ANY_DAY = Edit(ledger, "_break_reasons", 'is_open & state["posted_match_day"].ne(day)', "is_open & False")
 
+_STALE = (ledger_entries, "post_day", "if now != dict(day_input.input_hashes):")
+STALE_INPUT = Edit(*_STALE, "if False:")
+NEVER_POSTED = Edit(*_STALE, "if True:")
+
 # Refunds --------------------------------------------------------------------------------------------------------------
 
 REFUND_UNDONE = Edit(
@@ -86,6 +91,13 @@ CLAIMED_TOO = Edit(
 DEFERRED_DROPPED = Edit(sweeping, "_ITEMS", "WHERE o.day <= {day}", "WHERE o.day = {day}")
 WRONG_SIGN = Edit(payout_instructions, "_nets", "net = np.add.reduceat(", "net = -np.add.reduceat(")
 CURRENCIES_MERGED = Edit(payout_instructions, "_nets", " | (currency[1:] != currency[:-1])", "")
+NO_APPROVER = Edit(payout_instructions, "_instructions", "over = amount_minor >", "over = amount_minor < 0 *")
+NO_MINIMUM = Edit(payout_instructions, "_nets", "(np.abs(net) < minimum)", "(np.abs(net) < 0)")
+BROKEN_TOO = (
+    Edit(sweeping, "_ITEMS", "THEN 'posting_break'", "THEN NULL"),
+    Edit(submitting, "_REFUSED", "OR claimed.released > 0 OR claimed.broken > 0", "OR claimed.released > 0"),
+)
+NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
 OPEN_OR_NOT = (
     PostgresEdit("check_instruction_claims", "WHERE o.item_id IS NULL LIMIT", "WHERE false LIMIT"),
     PostgresEdit("check_instruction_claims", "IF claimed <> expected", "IF false"),
@@ -130,6 +142,13 @@ _OTHER_TOKEN = (
     "OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END\n"
 )
 TOKEN_IGNORED = Edit(submitting, "_REFUSED", _OTHER_TOKEN, "")
+GATE_LEFT_OPEN = Edit(submitting, "_REFUSED_AGAIN", "ANY(%s::uuid[]) AND (", "ANY(%s::uuid[]) AND false AND (")
+NO_DAY_LIMIT = Edit(
+    payout_submissions,
+    "within_limits",
+    "if approved.empty:\n        return pd.Series([], index=approved.index, dtype=bool)",
+    "if len(approved):\n        return pd.Series(data=True, index=approved.index)",
+)
 CANCELLED_TOO = (
     Edit(submitting, "_APPROVED", "s.state = 'approved'", "s.state IN ('approved', 'cancelled')"),
     Edit(submitting, "begin", "WHERE state = 'approved' AND", "WHERE state IN ('approved', 'cancelled') AND"),
@@ -163,6 +182,13 @@ CASH_AS_INSTRUCTED = Edit(
     "_instruction_entries",
     _CASH,
     'cash = np.where(steps["direction"].eq("credit"), -1, 1) * steps["instructed_minor"].to_numpy("int64")',
+)
+RECORDED_AS_SETTLED = Edit(intake, "_RECORDS", "coalesce(nullif(j.kind, 'failure'), 'unmatched')", "'settled'")
+BREAKS_UNSEEN = Edit(
+    reconciling,
+    "_INSTRUCTIONS",
+    "coalesce(l.cash_minor, 0) *",
+    "i.amount_minor * CASE i.direction WHEN 'credit' THEN -1 ELSE 1 END *",
 )
 TAKEN_IN_AGAIN = Edit(intake, "_new_references", "WHERE NOT EXISTS (", "WHERE true OR NOT EXISTS (")
 FAILED_AFTER_SETTLED = Edit(

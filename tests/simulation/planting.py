@@ -80,6 +80,8 @@ class Fault:
         refused_by: words of whoever refuses to do it, the program or Postgres, as a pattern; empty where nobody does.
         letting: what is planted besides so that nobody refuses; a string is a statement run in Postgres.
         caught_by: words of the rule that finds it then, as a pattern; empty where it is not asked.
+        limit_minor: an instruction above this is held.
+        day_limit_minor: most that is sent on a calendar day.
     """
 
     name: str
@@ -88,6 +90,8 @@ class Fault:
     refused_by: str = ""
     letting: tuple[Edit | PostgresEdit | str, ...] = ()
     caught_by: str = ""
+    limit_minor: int = 10**9
+    day_limit_minor: int = 10**9
 
     def words(self, said: str) -> str:
         """Give the pattern of all that is said: after the last operation, unless it is at the end."""
@@ -99,7 +103,7 @@ class Fault:
 def live(fault: Fault, database: Database) -> None:
     """Live through a fault's history; fails too where money moved twice or was lost."""
     figures = runner.Figures()
-    runner.live(database, History(1, 10**9, 10**9, fault.history), POLICY, figures)
+    runner.live(database, History(1, fault.limit_minor, fault.day_limit_minor, fault.history), POLICY, figures)
     assert (figures.double_payments, figures.lost_minor) == (0, 0)
 
 

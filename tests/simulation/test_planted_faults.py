@@ -16,7 +16,7 @@ from planting import Fault, letting, live, tell_refusals
 from simulation import runner
 from simulation.database import server
 from simulation.effects import Fate
-from simulation.history import Act, Bank, ChangeParty, Deliver, Jump, OtherLine, Weather
+from simulation.history import Act, Bank, ChangeParty, Deliver, Jump, OtherLine, Resume, Spoil, Weather
 from simulation.world import RuleBroken
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,6 +27,7 @@ BETTER = Deliver("match-1", "cup", 0, 1, "completed", 20_000, ("player:1",))
 MOVED = Deliver("match-1", "cup", 1, 1, "completed", 20_000, ("player:1",))
 VOID = Deliver("match-1", "cup", 0, 1, "void", 0, ())
 #: The same clubs, in another currency.
+UNCOLLECTED = Deliver("match-1", "league", 0, 1, "completed", 10_000, ("player:1",))
 LEAGUE = Deliver("match-2", "league", 0, 1, "completed", 10_000, ())
 POST, SWEEP, DISPATCH = (Act(kind, 0) for kind in ("post", "sweep", "dispatch"))
 SWEPT = (MATCH, POST, SWEEP)
@@ -91,6 +92,20 @@ POSTING = (
         caught_by="rule 14: posted for",
     ),
 )
+POSTING += (
+    Fault(
+        "what was computed from an older input is posted",
+        (MATCH, Act("post", 0, Fate(stall_at=1)), BETTER, Resume("go on")),
+        (put.STALE_INPUT,),
+        caught_by="rule 4: run 1 posted",
+    ),
+    Fault(
+        "a match is never posted",
+        (MATCH, POST),
+        (put.NEVER_POSTED,),
+        caught_by="at the end: .* can be posted and is not",
+    ),
+)
 REFUNDING = (
     Fault(
         "the next run of a day undoes a refund",
@@ -152,6 +167,33 @@ SWEEPING = (
         refused_by="RestrictViolation: item .* is not an open item of the party and currency",
         letting=(put.ANY_CURRENCY,),
         caught_by="open of",
+    ),
+)
+SWEEPING += (
+    Fault(
+        "what is over its limit needs no approver",
+        SWEPT,
+        (put.NO_APPROVER,),
+        caught_by="rule 13: instruction .* is over its limit",
+        limit_minor=500,
+    ),
+    Fault(
+        "what is below the minimum is paid",
+        SWEPT,
+        (put.NO_MINIMUM,),
+        caught_by="instruction .* of 30 is below the minimum",
+    ),
+    Fault(
+        "what a broken match owes is paid",
+        (MATCH, POST, Spoil("match-1", "withdrawn"), POST, SWEEP),
+        put.BROKEN_TOO,
+        caught_by="item .* is claimed, and its match match-1 has a break",
+    ),
+    Fault(
+        "a fee is paid out before it is collected",
+        (UNCOLLECTED, POST, SWEEP),
+        (put.NOT_COLLECTED_TOO,),
+        caught_by="club:home is paid of the fee of player:1",
     ),
 )
 SENDING = (
@@ -244,6 +286,33 @@ SENDING = (
         caught_by="rule 9: .* is failed, its item .* released: False",
     ),
 )
+SENDING += (
+    Fault(
+        "more is sent in a day than its limit",
+        SENT,
+        (put.NO_DAY_LIMIT,),
+        caught_by="GBP was sent on .*, above the day's limit",
+        day_limit_minor=500,
+    ),
+    *(
+        Fault(
+            f"a payment is sent again to {whom}",
+            (
+                MATCH,
+                POST,
+                SWEEP,
+                Weather(("unavailable",) * 12, down=False),
+                DISPATCH,
+                change,
+                Weather((), down=False),
+                Act("dispatch", 1),
+            ),
+            (put.GATE_LEFT_OPEN,),
+            caught_by="was sent to a token of a party that may not be paid",
+        )
+        for whom, change in (("a party on hold", HOLD), ("an account that was given up", NEW_TOKEN))
+    ),
+)
 SETTLING = (
     Fault(
         "what sending moves is taken for an item",
@@ -308,8 +377,22 @@ SETTLING = (
         caught_by="report line .* is not what the processor said",
     ),
 )
+SETTLING += (
+    Fault(
+        "what belongs to nobody is recorded as settled",
+        (MATCH, OtherLine("unknown_key", 1), REPORTED),
+        (put.RECORDED_AS_SETTLED,),
+        caught_by="settlement record .* is not what its line says",
+    ),
+    Fault(
+        "a settlement that fell short is no break",
+        (*SENT, Bank(0, "settle_short", 0), REPORTED),
+        (put.BREAKS_UNSEEN,),
+        caught_by="at the end: no break names",
+    ),
+)
 FAULTS = (*DIVIDING, *POSTING, *REFUNDING, *SWEEPING, *SENDING, *SETTLING)
-HISTORIES = {fault.history: fault for fault in FAULTS}
+HISTORIES = {(fault.history, fault.limit_minor, fault.day_limit_minor): fault for fault in FAULTS}
 
 
 @pytest.fixture(scope="module")
