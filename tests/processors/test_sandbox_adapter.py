@@ -41,7 +41,14 @@ ENTRY = {
     "occurred_at": "2024-03-02T00:00:00Z",
 }
 BALANCE = {"currency": "GBP", "opening_minor": 0, "closing_minor": -100}
-REPORT = {"date": "2024-03-02", "entry_count": 1, "digest": "d", "entries": [ENTRY], "balances": [BALANCE]}
+REPORT = {
+    "date": "2024-03-02",
+    "entry_count": 1,
+    "digest": "d",
+    "entries": [ENTRY],
+    "balances": [BALANCE],
+    "next": None,
+}
 
 
 @contextmanager
@@ -200,7 +207,7 @@ def without(content: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def with_entry(**fields: Any) -> dict[str, Any]:
-    return {**REPORT, "entries": [ENTRY, {**ENTRY, "entry_reference": "ent_2", **fields}]}
+    return {**REPORT, "entry_count": 2, "entries": [ENTRY, {**ENTRY, "entry_reference": "ent_2", **fields}]}
 
 
 @pytest.mark.parametrize(
@@ -229,6 +236,18 @@ def with_entry(**fields: Any) -> dict[str, Any]:
         {**REPORT, "balances": [{**BALANCE, "closing_minor": 0.5}]},
         {**REPORT, "balances": [{**BALANCE, "currency": "QQQ"}]},
         {**REPORT, "balances": [without(BALANCE, "opening_minor")]},
+        # Not the whole of it, or not its balances.
+        without(REPORT, "next"),
+        {**REPORT, "next": ""},
+        {**REPORT, "next": 7},
+        {**REPORT, "entries": [], "next": "ent_1"},
+        {**REPORT, "next": "ent_1"},
+        {**REPORT, "entry_count": 2},
+        {**REPORT, "entry_count": "1"},
+        {**REPORT, "balances": []},
+        {**REPORT, "balances": [BALANCE, BALANCE]},
+        {**REPORT, "balances": [{**BALANCE, "closing_minor": -99}]},
+        {**REPORT, "balances": [BALANCE, {**BALANCE, "currency": "EUR"}]},
     ],
 )
 def test_a_report_is_taken_in_whole_or_not_at_all(report: dict[str, Any]) -> None:
@@ -242,7 +261,9 @@ def test_a_report_is_taken_in_whole_or_not_at_all(report: dict[str, Any]) -> Non
 
 def test_a_report_is_read_to_the_last_minor_unit() -> None:
     amount = 2**53 + 1  # a float would lose the one
-    with server_that_answers(http(200, {**REPORT, "entries": [{**ENTRY, "amount_minor": amount}]})) as (url, _):
+    moved = {**BALANCE, "closing_minor": amount}
+    report_of_one = {**REPORT, "entries": [{**ENTRY, "amount_minor": amount}], "balances": [moved]}
+    with server_that_answers(http(200, report_of_one)) as (url, _):
         report = use(url, lambda processor: processor.report(DAY))
     [line] = report.lines.to_dict("records")
     assert line == {

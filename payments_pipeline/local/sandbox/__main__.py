@@ -15,7 +15,7 @@ from aiohttp import web
 
 from payments_pipeline.local.sandbox.database import WrongFileError
 from payments_pipeline.local.sandbox.payments import KEY_LIFETIME, Desk
-from payments_pipeline.local.sandbox.reports import Clock
+from payments_pipeline.local.sandbox.reports import PAGE_ENTRIES, Clock
 from payments_pipeline.local.sandbox.server import Server
 from payments_pipeline.local.sandbox.tokens import WORDS
 
@@ -37,6 +37,14 @@ def main() -> int:
         default=KEY_LIFETIME.total_seconds(),
         help="how long an idempotency key lives (default: %(default)s)",
     )
+    parser.add_argument(
+        "--page-entries",
+        type=int,
+        choices=range(1, PAGE_ENTRIES + 1),
+        metavar="N",
+        default=PAGE_ENTRIES,
+        help="entries on a page of a report, at most (default: %(default)s)",
+    )
     options = parser.parse_args()
     if options.tokens:
         sys.stdout.write("".join(f"{token}\n    {words}\n" for token, words in WORDS.items()))
@@ -51,7 +59,7 @@ def main() -> int:
         if not api_key:
             parser.error(f"{options.api_key_file} holds no API key")
         desk = Desk(timedelta(seconds=options.key_lifetime_s), Clock())
-        asyncio.run(_serve(Server(options.db, api_key, desk), options.port))
+        asyncio.run(_serve(Server(options.db, api_key, desk, options.page_entries), options.port))
     except (OSError, UnicodeDecodeError, WrongFileError) as error:
         sys.stderr.write(f"the sandbox cannot run: {error}\n")
         return 1

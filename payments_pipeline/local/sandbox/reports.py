@@ -17,6 +17,8 @@ from payments_pipeline.local.sandbox.tokens import Kind
 
 #: Digest of a report without entries.
 NO_ENTRIES = "0" * 64
+#: Entries on one page of a report, at most, unless the sandbox is started with another number.
+PAGE_ENTRIES = 10_000
 
 
 class Entry(NamedTuple):
@@ -48,7 +50,10 @@ class Entry(NamedTuple):
 
 
 _COLUMNS = Entry._fields
-_SELECT_ENTRIES = f"SELECT {', '.join(_COLUMNS)}, copies FROM entries WHERE report_date = ? ORDER BY entry_reference"  # noqa: S608 - the names of a class
+_SELECT_ENTRIES = (
+    f"SELECT {', '.join(_COLUMNS)}, copies FROM entries "  # noqa: S608 - the names of a class
+    "WHERE report_date = ? AND entry_reference > ? ORDER BY entry_reference LIMIT ?"
+)
 _INSERT_ENTRY = f"INSERT INTO entries VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"  # noqa: S608 - question marks
 
 
@@ -106,26 +111,39 @@ def list_reports(db: sqlite3.Connection, first: date, last: date, today: date) -
     return {"reports": [dict(zip(("date", "entry_count", "digest"), row, strict=True)) for row in rows]}
 
 
-def report(db: sqlite3.Connection, day: date, today: date) -> dict[str, object]:
-    """Give one date's report.
+def report(
+    db: sqlite3.Connection, day: date, today: date, after: str = "", page_entries: int = PAGE_ENTRIES
+) -> dict[str, object]:
+    """Give one page of one date's report.
+
+    Args:
+        db: connection.
+        day: date of the report.
+        today: the processor's date.
+        after: `next` of the page before; empty for the first.
+        page_entries: entries of a page, at most; a line listed twice stands twice on one page and counts once.
 
     Returns:
-        `date`, `entry_count`, `digest` as listed; `entries`; `balances`: per currency with an entry up to the date,
-        `opening_minor` (all entries dated before) and `closing_minor` (and those of the date).
+        Of the whole report, on each page: `date`, `entry_count`, `digest` as listed, and `balances`: per currency with
+        an entry up to the date, `opening_minor` (all entries dated before) and `closing_minor` (and those of the date).
+        Of the page: `entries`, and `next`, null on the last.
     """
     text = day.isoformat()
-    head, entries = None, []
+    head, rows = None, []
     if day <= today:
         head = db.execute("SELECT entry_count, digest FROM daily_digests WHERE report_date = ?", (text,)).fetchone()
-        for *values, copies in db.execute(_SELECT_ENTRIES, (text,)):
-            entries += [dict(zip(_COLUMNS, values, strict=True))] * copies
+        rows = db.execute(_SELECT_ENTRIES, (text, after, page_entries + 1)).fetchall()
     count, digest = head or (0, NO_ENTRIES)
+    shown = rows[:page_entries]
     return {
         "date": text,
         "entry_count": count,
         "digest": digest,
-        "entries": entries,
+        "entries": [
+            entry for *values, copies in shown for entry in [dict(zip(_COLUMNS, values, strict=True))] * copies
+        ],
         "balances": _balances(db, text, min(day, today).isoformat()),
+        "next": shown[-1][0] if len(rows) > page_entries else None,
     }
 
 

@@ -40,13 +40,20 @@ _MISADDRESSED = Answer.of(201, {"id": "pay_of_another", "status": "accepted", "i
 class Server:
     """The application around one database file."""
 
-    def __init__(self, path: Path, api_key: str, desk: Desk) -> None:
+    def __init__(self, path: Path, api_key: str, desk: Desk, page_entries: int = reports.PAGE_ENTRIES) -> None:
         """Open the file.
+
+        Args:
+            path: database file.
+            api_key: what requests must bring.
+            desk: where requests under a key are dealt with.
+            page_entries: entries on a page of a report, at most.
 
         Raises:
             WrongFileError: it was written by something else.
         """
         self._desk = desk
+        self._page_entries = page_entries
         self._authorization = f"Bearer {api_key}".encode()
         self._faults = Faults()
         self._writing, self._reading = Database(path), Database(path)
@@ -236,12 +243,12 @@ class Server:
         )
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
-        day = read_date(request.match_info["date"])
-        return await self._answer(
-            request,
-            Route.REPORTS,
-            lambda: self._read(lambda db: Answer.of(200, reports.report(db, day, self._desk.clock.today(db)))),
-        )
+        day, after = read_date(request.match_info["date"]), request.query.get("after", "")
+
+        def page(db: sqlite3.Connection) -> Answer:
+            return Answer.of(200, reports.report(db, day, self._desk.clock.today(db), after, self._page_entries))
+
+        return await self._answer(request, Route.REPORTS, lambda: self._read(page))
 
     async def _books(self, _request: web.Request) -> web.Response:
         return _response(await self._read(lambda db: Answer.of(200, reports.statement(db, self._desk.clock.today(db)))))

@@ -32,7 +32,7 @@ from payments_pipeline.processors.base import (
     ReportDigest,
     SettlementReport,
 )
-from payments_pipeline.processors.sandbox.reports import UnreadableReportError, read_digests, read_report
+from payments_pipeline.processors.sandbox.reports import UnreadableReportError, page_of, read_digests, read_report
 
 NAME = "sandbox"
 CAPABILITIES = Capabilities(
@@ -42,6 +42,10 @@ CAPABILITIES = Capabilities(
 _NOT_NOW = {401, 403, 404, 405, 429, 503}
 #: Those that say that the request itself is refused for good.
 _REFUSED = {400, 402, 413, 422}
+#: How often a report that changes while its pages are read is read from its first page.
+_READINGS = 3
+#: What each page says of the whole report.
+_OF_THE_WHOLE = ("date", "entry_count", "digest", "balances")
 
 
 class SandboxProcessor:
@@ -162,13 +166,42 @@ class SandboxProcessor:
             raise ProcessorUnavailableError(f"{what} cannot be read: {error}. Nothing was taken in.") from error
 
     async def report(self, report_date: date) -> SettlementReport:
-        """Fetch one date's report."""
+        """Fetch one date's report, all its pages."""
         what = f"{self.name}: the report of {report_date}"
-        answer = await self._get_report(f"/v1/reports/{report_date.isoformat()}", {}, what)
         try:
-            return read_report(answer, self.name, report_date)
+            for _ in range(_READINGS):
+                answer = await self._all_pages(f"/v1/reports/{report_date.isoformat()}", what)
+                if answer is not None:
+                    return read_report(answer, self.name, report_date)
         except UnreadableReportError as error:
             raise ProcessorUnavailableError(f"{what} cannot be read: {error}. Nothing was taken in.") from error
+        raise ProcessorUnavailableError(
+            f"{what} changed each of the {_READINGS} times that its pages were read. Nothing was taken in; ask again."
+        )
+
+    async def _all_pages(self, path: str, what: str) -> dict[str, Any] | None:
+        """Give a report as if on one page; None where it changed between two pages, so that they are of two reports.
+
+        Raises:
+            UnreadableReportError: the pages lead nowhere.
+            ProcessorUnavailableError: one of them gave no answer.
+        """
+        first = await self._get_report(path, {}, what)
+        page, cursor = page_of(first)
+        entries = list(page)
+        seen: set[str] = set()
+        while cursor is not None:
+            if cursor in seen:
+                raise UnreadableReportError("a page leads back to one that was read")
+            seen.add(cursor)
+            answer = await self._get_report(path, {"after": cursor}, what)
+            if any(answer.get(name) != first.get(name) for name in _OF_THE_WHOLE):
+                return None
+            page, cursor = page_of(answer)
+            entries += page
+            if len(entries) > first["entry_count"]:
+                raise UnreadableReportError(f"its pages hold more entries than the {first['entry_count']} it counts")
+        return {**first, "entries": entries}
 
     async def _get_report(self, path: str, query: dict[str, str], what: str) -> dict[str, Any]:
         status, answer = await self._get(path, query)

@@ -49,6 +49,20 @@ def read_digests(answer: Mapping[str, Any]) -> list[ReportDigest]:
     return [ReportDigest(*row) for row in zip(days, rows["entry_count"].tolist(), rows["digest"], strict=True)]
 
 
+def page_of(answer: Mapping[str, Any]) -> tuple[list[Any], str | None]:
+    """Give a page's entries, and where the next page starts; None after the last.
+
+    Raises:
+        UnreadableReportError: it is no page, or an empty one that leads on.
+    """
+    entries, cursor = answer.get("entries"), answer.get("next", "")
+    if type(answer.get("entry_count")) is not int or not isinstance(entries, list):
+        raise UnreadableReportError("it is no page of a report with its entry_count and entries")
+    if cursor is not None and (not isinstance(cursor, str) or not cursor or not entries):
+        raise UnreadableReportError("a page does not say where the next one starts, or leads on without entries")
+    return entries, cursor
+
+
 def read_report(answer: Mapping[str, Any], processor: str, report_date: date) -> SettlementReport:
     """Read one date's report.
 
@@ -58,7 +72,8 @@ def read_report(answer: Mapping[str, Any], processor: str, report_date: date) ->
         report_date: the date asked for; the report and each of its lines must be of it.
 
     Raises:
-        UnreadableReportError: it is not of the declared form; nothing of it is given.
+        UnreadableReportError: it is not of the declared form, holds more or fewer entries than it counts, or its
+            balances do not move by its entries; nothing of it is given.
     """
     entries = _frame(answer.get("entries"), tuple(_FIELDS.values()), "entries")
     entries = entries.rename(columns={theirs: ours for ours, theirs in _FIELDS.items()})
@@ -91,7 +106,29 @@ def read_report(answer: Mapping[str, Any], processor: str, report_date: date) ->
             "closing_minor": _whole(balances["closing_minor"], "closing_minor"),
         }
     )
+    if len(lines) != answer.get("entry_count"):
+        raise UnreadableReportError(f"it counts {answer.get('entry_count')} entries and holds {len(lines)}")
+    _balances_move_by(lines, held)
     return SettlementReport(report_date, digest, lines[SETTLEMENT_REPORTS.names], held)
+
+
+def _balances_move_by(lines: pd.DataFrame, held: pd.DataFrame) -> None:
+    """Hold each currency's closing balance against its opening balance and lines; one listed twice counts once.
+
+    Sums are of Python's integers: they never wrap.
+    """
+    if held["currency"].duplicated().any():
+        raise UnreadableReportError("a currency has two balances")
+    once = lines.drop_duplicates("entry_reference")
+    cash = once["amount_minor"].astype(object).groupby(once["currency"].astype(object)).sum().to_dict()
+    for currency, opening, closing in held.astype(object).itertuples(index=False):
+        moved = cash.pop(currency, 0)
+        if opening + moved != closing:
+            raise UnreadableReportError(
+                f"its {currency} balance opens at {opening} and closes at {closing}, and its entries move {moved}"
+            )
+    if cash:
+        raise UnreadableReportError(f"it has entries in {', '.join(sorted(map(str, cash)))} and no balance of it")
 
 
 def _frame(rows: object, columns: tuple[str, ...], name: str) -> pd.DataFrame:
