@@ -58,6 +58,10 @@ UNKNOWN = [
     ("malformed", {}),
     ("cut", {}),
     ("misaddressed", {}),
+    ("html", {}),
+    ("empty", {}),
+    ("shapeless", {}),
+    ("drip", {"seconds": 0.1}),
 ]
 
 

@@ -22,11 +22,15 @@ KINDS = {
     "delay_after": "does the work, waits `seconds`, then answers",
     "malformed": "does the work, then answers with its status and a body that is no JSON",
     "cut": "does the work, then closes the connection in the middle of the answer's body",
+    "html": "does the work, then answers with its status and an HTML page",
+    "empty": "does the work, then answers with its status and no body",
+    "shapeless": "does the work, then answers with its status and JSON of another shape",
+    "drip": "does the work, then sends its answer a byte at a time, each `seconds` after the one before",
     "misaddressed": "does the work, then gives an acceptance that names another payment and key",
     "forgets": "a look-up by key answers never_seen, whatever was done; other requests are answered as ever",
 }
 _STATUSES = {"status": (429, 500, 502, 503, 504), "status_after": (500, 502, 504)}
-_DELAYS = ("delay_before", "delay_after")
+_DELAYS = ("delay_before", "delay_after", "drip")
 
 
 class Route(StrEnum):
@@ -46,7 +50,7 @@ class Fault(BaseModel):
         on: requests that it is for.
         count: how many of them meet it; null until faults are cleared.
         status: of `status` and `status_after`.
-        seconds: of `delay_before` and `delay_after`.
+        seconds: of `delay_before`, `delay_after` and `drip`.
         retry_after_s: of `status`: what its Retry-After says.
         for_s: seconds from now after which none meets it any more, however many did; null without end.
     """

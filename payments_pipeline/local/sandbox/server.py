@@ -186,15 +186,7 @@ class Server:
             return _drop(request)
         if fault.kind == "delay_after":
             await asyncio.sleep(fault.seconds or 0)
-        if fault.kind == "malformed":
-            return web.Response(status=answer.status, body=b'{"id": "pay_', content_type="application/json")
-        if fault.kind == "cut":
-            return await _cut(request, answer)
-        if fault.kind == "misaddressed" and answer.status == 201:
-            return _response(_MISADDRESSED)
-        if fault.kind == "forgets" and "idempotency_key" in request.query:
-            return _response(Answer.error("never_seen"))
-        return _response(answer)
+        return await _spoiled(request, answer, fault)
 
     # Routes
 
@@ -300,11 +292,48 @@ def _response(answer: Answer) -> web.Response:
     return web.Response(status=answer.status, body=answer.body, content_type="application/json")
 
 
+async def _spoiled(request: web.Request, answer: Answer, fault: Fault) -> web.StreamResponse:
+    """Give the answer to work that was done as the fault makes it look."""
+    bodies = {
+        "malformed": (b'{"id": "pay_', "application/json"),
+        "html": (b"<html><body>Error</body></html>", "text/html"),
+        "empty": (b"", "application/json"),
+        "shapeless": (b'[{"result": "ok"}]', "application/json"),
+    }
+    if fault.kind in bodies:
+        body, content_type = bodies[fault.kind]
+        return web.Response(status=answer.status, body=body, content_type=content_type)
+    if fault.kind == "drip":
+        return await _drip(request, answer, fault.seconds or 0)
+    if fault.kind == "cut":
+        return await _cut(request, answer)
+    if fault.kind == "misaddressed" and answer.status == 201:
+        return _response(_MISADDRESSED)
+    if fault.kind == "forgets" and "idempotency_key" in request.query:
+        return _response(Answer.error("never_seen"))
+    return _response(answer)
+
+
 def _failed(fault: Fault) -> web.Response:
     status = fault.status or 500
     response = _response(Answer.error(_CODE_OF_FAULT.get(status, "internal_error"), status=status))
     if fault.retry_after_s is not None:
         response.headers["Retry-After"] = str(fault.retry_after_s)
+    return response
+
+
+async def _drip(request: web.Request, answer: Answer, seconds: float) -> web.StreamResponse:
+    """Send the head, then the body a byte at a time."""
+    response = web.StreamResponse(status=answer.status)
+    response.content_type = "application/json"
+    response.content_length = len(answer.body)
+    await response.prepare(request)
+    for place in range(len(answer.body)):
+        await asyncio.sleep(seconds)
+        try:
+            await response.write(answer.body[place : place + 1])
+        except ConnectionError:  # whoever asked has gone; the work is done
+            break
     return response
 
 

@@ -210,9 +210,9 @@ class SandboxProcessor:
         return answer
 
     async def _get(self, path: str, query: dict[str, str]) -> tuple[int, dict[str, Any]]:
-        # Reports may be long: each piece must come in time, not the whole.
+        # A page may be long: each piece must come in time, and the whole of it in ten times that.
         timeout_s = self.capabilities.timeout_s
-        patience = aiohttp.ClientTimeout(total=None, connect=min(5.0, timeout_s / 2), sock_read=timeout_s)
+        patience = aiohttp.ClientTimeout(total=10 * timeout_s, connect=min(5.0, timeout_s / 2), sock_read=timeout_s)
         try:
             async with self._opened().get(
                 f"{self._url}{path}",
