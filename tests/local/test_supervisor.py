@@ -70,9 +70,10 @@ def running(home: Path) -> Iterator[tuple[subprocess.Popen[str], int, str]]:
     process = up_of(home, port)
     try:
         assert process.stdout is not None
+        said = ""
         while (line := process.stdout.readline()) and "Ctrl-C" not in line:
-            pass
-        assert line, f"up ended: {process.wait()}"
+            said += line
+        assert line, f"up ended with {process.wait()}: {said}"
         state = keeper.read_state(home)
         assert state is not None
         yield process, port, state.mark
@@ -218,6 +219,7 @@ def test_a_run_that_died_with_everything_else_is_marked_as_failed_after_the_next
         assert isinstance(launched, dict)
         first = str(launched["runId"])
         assert eventually(lambda: "begun" in json.dumps(ask(port, BEGUN, id=first)))
+        time.sleep(1)  # what Dagster's log says is on the disk a moment later: it is no money
         state = keeper.read_state(home)
         assert state is not None
         for pid in [process.pid, state.keeper_pid, *everything_of(mark)]:
