@@ -52,6 +52,17 @@ def main() -> None:
         sys.exit(130)
     except BrokenPipeError:
         sys.exit(0)
+    except Exception as error:
+        from payments_pipeline.dagster_storage import LOST  # not before: it takes a second to import
+
+        if not isinstance(error, LOST):
+            raise
+        click.echo(
+            "payments-pipeline: Dagster's database no longer answers. What had been committed stands, and nothing is "
+            "posted or sent twice: see to Postgres, then give the command again.",
+            err=True,
+        )
+        sys.exit(3)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -166,10 +177,10 @@ def _run_days(first: date, last: date, *, as_json: bool) -> None:
                     else:
                         click.echo(day_line(summary))
                 advance()
+        for words in failed:
+            click.echo(f"payments-pipeline: {words}", err=True)
         for grown in _take_grown_reports_in(runs, settings):
             console.print(f"the report of {grown} had grown: its new lines were taken in")
-    for words in failed:
-        click.echo(f"payments-pipeline: {words}", err=True)
     if failed:
         sys.exit(1)
 

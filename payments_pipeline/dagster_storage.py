@@ -31,14 +31,17 @@ from dagster_postgres.event_log import PostgresEventLogStorage
 from dagster_postgres.run_storage import PostgresRunStorage
 from dagster_postgres.schedule_storage import PostgresScheduleStorage
 from dagster_postgres.storage import DagsterPostgresStorage
+from dagster_postgres.utils import DagsterPostgresException
 
 from payments_pipeline.dagster_liveness import RunLocks
 from payments_pipeline.domain.errors import PaymentsError, StackError
 from payments_pipeline.local.stack import locate
 from payments_pipeline.settings import load_settings
 
-__all__ = ["PINNED", "NoOpComputeLogManager", "PooledPostgresStorage"]
+__all__ = ["LOST", "PINNED", "NoOpComputeLogManager", "PooledPostgresStorage"]
 
+#: What Dagster raises, wherever it is just then, once its database no longer answers.
+LOST = (DagsterPostgresException, sqlalchemy.exc.OperationalError, sqlalchemy.exc.InterfaceError)
 #: The releases whose inside this module was written against.
 PINNED = {"dagster": "1.13.27", "dagster-postgres": "0.29.27"}
 #: A connection unused for longer is tried before use: the server may have been restarted meanwhile.

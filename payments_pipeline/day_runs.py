@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from payments_pipeline.dagster_storage import LOST
 from payments_pipeline.defs.jobs import DAILY, TAKE_REPORT_IN
 from payments_pipeline.defs.resources import MAKER_TAG
 from payments_pipeline.domain.errors import ConfigurationError, PaymentsError
@@ -150,13 +151,19 @@ class DayRuns:
         return self.definitions.resolve_job_def(name)
 
     def _execute(self, job: str, day: date) -> dg.ExecuteInProcessResult:
-        result = self._job(job).execute_in_process(
-            partition_key=day.isoformat(),
-            instance=self.instance,
-            tags={MAKER_TAG: self.maker, _RETRIES_TAG: "0"},
-            run_config=_QUIET,
-            raise_on_error=False,
-        )
+        try:
+            result = self._job(job).execute_in_process(
+                partition_key=day.isoformat(),
+                instance=self.instance,
+                tags={MAKER_TAG: self.maker, _RETRIES_TAG: "0"},
+                run_config=_QUIET,
+                raise_on_error=False,
+            )
+        except LOST as error:
+            raise DayFailedError(
+                f"{day} stopped: Dagster's database no longer answers. What had been committed stands, and nothing is "
+                "posted or sent twice: see to Postgres, then run the day again."
+            ) from error
         if not result.success:
             if _was_interrupted(result):
                 raise KeyboardInterrupt  # Dagster takes Ctrl-C for the failure of a step: it is meant for all days
