@@ -12,6 +12,7 @@ import pwd
 import secrets
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,8 @@ BUSINESS_DATABASE = "payments"
 DAGSTER_DATABASE = "payments_dagster"
 #: Crash recovery replays at most max_wal_size; killing a server that recovers would only start it over.
 START_TIMEOUT_S = 600
+#: A killed server's processes are given so long to go.
+_GOING_S = 5.0
 STOP_TIMEOUT_S = 60
 _LAYOUT = "1"  # of the roles and databases below; a home that was prepared with another is prepared again
 _NOBODY_UID = 65534
@@ -232,11 +235,14 @@ class EmbeddedPostgres:
             pid = int(lock_file.read_text("utf-8").split("\n", 1)[0])
         except (FileNotFoundError, ValueError):
             return
-        folders = {link for link in map(_working_folder, Path("/proc").glob("[0-9]*")) if link is not None}
-        if self.data.resolve() in folders:
-            raise StackError(
-                f"a server that this program did not start is using {self.data} (process {pid}). Stop it first."
-            )
+        # Processes of a server that was killed see that it is gone, and go, within a moment.
+        until = time.monotonic() + _GOING_S
+        while self.data.resolve() in set(map(_working_folder, Path("/proc").glob("[0-9]*"))):
+            if time.monotonic() > until:
+                raise StackError(
+                    f"a server that this program did not start is using {self.data} (process {pid}). Stop it first."
+                )
+            time.sleep(0.05)
         if Path(f"/proc/{pid}").exists():
             lock_file.unlink()
 
