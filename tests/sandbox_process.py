@@ -4,7 +4,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date
@@ -107,9 +108,13 @@ class SandboxProcess:
     def set_today(self, day: str) -> None:
         assert self.call("POST", "/v1/test_helpers/today", {"today": day}) == (200, {"today": day})
 
-    def expire(self, key: str) -> None:
-        status, answer = self.call("POST", "/v1/test_helpers/expire_key", {"idempotency_key": key})
+    def expire(self, key: str, **when: Any) -> None:
+        status, answer = self.call("POST", "/v1/test_helpers/expire_key", {"idempotency_key": key, **when})
         assert status == 200, answer
+
+    def traffic(self) -> dict[str, Any]:
+        """Give what it has been asked, as it counts it."""
+        return dict(self.get("/v1/test_helpers/traffic"))
 
     def executed(self) -> list[dict[str, Any]]:
         """Give its own statement of every payment that it carried out."""
@@ -117,6 +122,14 @@ class SandboxProcess:
 
     def entries(self, day: str) -> list[dict[str, Any]]:
         return list(self.get(f"/v1/reports/{day}")["entries"])
+
+
+def until(is_so: Callable[[], bool], deadline_s: float = 60) -> None:
+    """Wait for what another process is about to do; fails when it has not done so by the deadline."""
+    end_s = time.monotonic() + deadline_s
+    while not is_so():
+        assert time.monotonic() < end_s, "it never came to pass"
+        time.sleep(0.01)
 
 
 @contextmanager

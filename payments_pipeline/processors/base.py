@@ -3,7 +3,8 @@
 Belongs here: the protocol, its values, the encoding of none of them. Does not belong here: HTTP, a processor's own
 words, the ledger. Errors are `PayoutRejectedError`, `ProcessorUnavailableError` and `PayoutOutcomeUnknownError` of
 `payments_pipeline.domain.errors` (and `PayoutKeyConflictError`, an unknown outcome that says why); an adapter raises
-no other for what a processor does. Reading raises `ProcessorUnavailableError` alone: nothing is known, ask again.
+no other for what a processor does. Reading raises `ProcessorUnavailableError`: nothing is known, ask again; only a
+look-up raises `PayoutOutcomeUnknownError` too, where the processor itself holds more than one payment under the key.
 """
 
 from __future__ import annotations
@@ -171,6 +172,7 @@ class PayoutProcessor(Protocol):
 
         Raises:
             ProcessorUnavailableError: no answer, or none that can be relied on; nothing is known.
+            PayoutOutcomeUnknownError: more than one payment stands under the key; a person must ask the processor.
         """
         ...
 

@@ -93,7 +93,7 @@ class Dispatch:
         run: who dispatches.
         clock: gives now.
         sleep: waits.
-        progress: told in words how far a long dispatch has come, every few seconds.
+        progress: told in words how far a long dispatch has come, every few seconds, and what only a person can end.
     """
 
     url: str
@@ -245,12 +245,17 @@ class Dispatch:
         """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
         asked = store.unknown(connection, self.day, self.processor.name)
 
+        doubts: list[str] = []
+
         async def ask(attempt: Attempt) -> tuple[Attempt, LookUp | None]:
             async with lane:
                 try:
                     return attempt, await self.processor.look_up(attempt.idempotency_key)
                 except ProcessorUnavailableError:
                     return attempt, None  # it stays unknown and is asked about again by the next dispatch
+                except PayoutOutcomeUnknownError as error:
+                    doubts.append(str(error))
+                    return attempt, None
 
         answers = await asyncio.gather(*(ask(attempt) for attempt in asked))
         moves: list[tuple[str, str, str]] = []
@@ -259,7 +264,11 @@ class Dispatch:
             if answer is None:
                 continue
             if answer.request_sha256 not in (None, hashlib.sha256(attempt.request).hexdigest()):
-                continue  # the key stands for another request: what became of ours a person must find out
+                doubts.append(
+                    f"{self.processor.name}: key {attempt.idempotency_key} stands for another request than ours. What "
+                    "became of ours a person must find out; it stays unknown."
+                )
+                continue
             if answer.status is LookUpStatus.ACCEPTED:
                 moves.append((attempt.instruction_id, State.SUBMITTED, "looked up: the processor has it"))
             elif answer.status is LookUpStatus.REJECTED:
@@ -273,8 +282,15 @@ class Dispatch:
         store.resolve(
             connection, self.day, pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"]), self.run
         )
+        if doubts:
+            self.progress(_first_of(doubts))
         done.resolved = len(moves)
         done.unknown = len(asked) - len(moves)
+
+
+def _first_of(doubts: Sequence[str], at_most: int = 10) -> str:
+    more = len(doubts) - at_most
+    return " ".join([*sorted(doubts)[:at_most], *([f"And {more} more."] if more > 0 else [])])
 
 
 def _how_far(gone: int, of: int, took: timedelta, done: Dispatched) -> str:

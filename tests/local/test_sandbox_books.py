@@ -251,6 +251,20 @@ def test_a_file_of_another_version_is_left_alone(tmp_path: Path) -> None:
         Database(file)
 
 
+def test_a_file_of_the_version_before_is_brought_up_to_date_with_what_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "sandbox.db"
+    desk, body = Desk(LIFETIME, Clock()), orjson.dumps(payment())
+    database = Database(file)
+    before = desk.pay(database.connection, "k", body)
+    database.connection.execute("DROP TABLE key_ends")
+    database.connection.execute("PRAGMA user_version = 2")
+    database.close()
+    for _ in range(2):
+        database = Database(file)
+        assert desk.pay(database.connection, "k", body) == before
+        database.close()
+
+
 def test_every_commit_reaches_the_disk_before_it_is_answered(tmp_path: Path) -> None:
     database = Database(tmp_path / "sandbox.db")
     pragmas = [database.connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import BadStatusLine, HTTPConnection, IncompleteRead
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,13 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
-from sandbox_process import API_KEY, SandboxProcess, payment, running_sandbox
+from sandbox_process import API_KEY, SandboxProcess, payment, running_sandbox, until
 
 from payments_pipeline.local.sandbox.__main__ import _LAST_ANSWERS_S
 from payments_pipeline.local.sandbox.answers import CODES, LARGEST_BODY
-from payments_pipeline.local.sandbox.faults import KINDS
+from payments_pipeline.local.sandbox.faults import KINDS, Route
 from payments_pipeline.local.sandbox.tokens import WORDS
+from payments_pipeline.local.sandbox.traffic import Traffic
 
 DOCS = Path(__file__).parents[2] / "docs" / "reference" / "sandbox.md"
 
@@ -247,7 +249,7 @@ def raw(sandbox: SandboxProcess, key: str) -> tuple[int, bytes] | None:
         connection.close()
 
 
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
 def test_a_status_on_demand_does_nothing_and_is_not_remembered(sandbox: SandboxProcess, status: int) -> None:
     sandbox.fault("status", status=status, count=2)
     key = f"status-{status}"
@@ -334,6 +336,12 @@ def test_a_look_up_that_forgets_says_never_seen_and_the_key_still_pays_once(sand
         {},
         {"kind": "explode"},
         {"kind": "status"},
+        {"kind": "gateway"},
+        {"kind": "gateway", "status": 500},
+        {"kind": "status_after", "status": 429},
+        {"kind": "in_progress", "seconds": 1},
+        {"kind": "in_progress", "on": "payments"},
+        {"kind": "pays_twice", "on": "look_ups"},
         {"kind": "status", "status": 200},
         {"kind": "status_after", "status": 503},
         {"kind": "drop_after", "status": 500},
@@ -349,6 +357,149 @@ def test_a_fault_that_means_nothing_is_refused(sandbox: SandboxProcess, fault: d
     status, answer = sandbox.call("POST", "/v1/test_helpers/faults", fault)
     assert (status, answer["error"]["code"]) == (400, "invalid_request")
     assert sandbox.get("/v1/test_helpers/faults") == {"faults": []}
+
+
+def look_up(sandbox: SandboxProcess, key: str) -> tuple[int, Any]:
+    return sandbox.call("GET", f"/v1/payments?idempotency_key={key}")
+
+
+@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize(("kind", "done"), [("gateway", 0), ("gateway_after", 1)])
+def test_a_proxy_answers_in_html_whether_or_not_it_passed_the_request_on(
+    sandbox: SandboxProcess, kind: str, done: int, status: int
+) -> None:
+    key = f"{kind}-{status}"
+    sandbox.fault(kind, status=status)
+    answer = raw(sandbox, key)
+    assert answer is not None
+    assert (answer[0], answer[1][:6]) == (status, b"<html>")
+    assert times_carried_out(sandbox, key) == done
+    assert sandbox.pay(key)[0] == 201
+    assert times_carried_out(sandbox, key) == 1
+
+
+def test_while_a_request_is_in_progress_whatever_comes_under_its_key_is_told_so(sandbox: SandboxProcess) -> None:
+    sandbox.fault("in_progress", on="payments", seconds=600)
+    told = [sandbox.pay("under-way"), sandbox.pay("under-way", amount_minor=1), look_up(sandbox, "under-way")]
+    assert [(status, answer["error"]["code"]) for status, answer in told] == [(409, "request_in_progress")] * 3
+    assert times_carried_out(sandbox, "under-way") == 0
+    assert sandbox.pay("another")[0] == 201
+    sandbox.behave()  # it need not wait any longer
+    until(lambda: look_up(sandbox, "under-way")[0] == 200)
+    assert sandbox.pay("under-way")[0] == 201
+    assert times_carried_out(sandbox, "under-way") == 1
+
+
+def test_a_request_in_progress_when_the_process_ends_was_never_seen(tmp_path: Path) -> None:
+    with running_sandbox(tmp_path) as sandbox:
+        sandbox.fault("in_progress", on="payments", seconds=600)
+        assert sandbox.pay("under-way")[0] == 409
+        assert sandbox.stop() == 0
+        sandbox.start()
+        assert look_up(sandbox, "under-way")[0] == 404
+        assert sandbox.executed() == []
+    assert "Traceback" not in sandbox.log.read_text()
+
+
+def test_a_payment_carried_out_twice_has_two_ids_under_one_key_and_moves_its_cash_twice(
+    sandbox: SandboxProcess,
+) -> None:
+    for _ in range(2):
+        sandbox.fault("pays_twice", on="payments")
+        status, answer = sandbox.pay("two-ids", execute_on="2017-01-01", amount_minor=700)
+        assert status == 201
+    listed = look_up(sandbox, "two-ids")[1]
+    assert sorted(listed) == ["body_sha256", "ids", "status"]
+    assert answer["id"] in listed["ids"]
+    assert [row["id"] for row in sandbox.executed() if row["idempotency_key"] == "two-ids"] == listed["ids"]
+    assert [entry["amount_minor"] for entry in sandbox.entries("2017-01-01")] == [-700, -700]
+    sandbox.expire("two-ids")
+    assert sandbox.pay("two-ids", execute_on="2017-01-01")[0] == 201
+    assert len(look_up(sandbox, "two-ids")[1]["id"]) == len(answer["id"])
+    assert times_carried_out(sandbox, "two-ids") == 3
+
+
+def test_what_is_refused_is_not_carried_out_twice_either(sandbox: SandboxProcess) -> None:
+    sandbox.fault("pays_twice", on="payments")
+    assert sandbox.pay("refused-twice", token="tok_test_decline")[0] == 402
+    assert times_carried_out(sandbox, "refused-twice") == 0
+
+
+def test_a_key_dies_when_its_date_comes_and_is_new_then(sandbox: SandboxProcess) -> None:
+    sandbox.set_today("2024-03-05")
+    assert sandbox.pay("dated")[0] == 201
+    sandbox.expire("dated", on="2024-03-07")
+    seen = []
+    for day in ("2024-03-05", "2024-03-06", "2024-03-07"):
+        sandbox.set_today(day)
+        seen.append(look_up(sandbox, "dated")[0])
+    assert seen == [200, 200, 404]
+    assert sandbox.call("POST", "/v1/test_helpers/expire_key", {"idempotency_key": "dated"})[0] == 404
+    assert sandbox.pay("dated")[0] == 201
+    assert look_up(sandbox, "dated")[0] == 200
+    assert times_carried_out(sandbox, "dated") == 2
+
+
+def test_a_key_dies_after_its_seconds(sandbox: SandboxProcess) -> None:
+    assert sandbox.pay("timed")[0] == 201
+    sandbox.expire("timed", after_s=3600)
+    assert look_up(sandbox, "timed")[0] == 200
+    sandbox.expire("timed", after_s=0.2)
+    until(lambda: look_up(sandbox, "timed")[0] == 404)
+    assert times_carried_out(sandbox, "timed") == 1
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"on": "2024-03-07", "after_s": 1}, {"on": "soon"}, {"after_s": -1}, {"idempotency_key": 5}]
+)
+def test_an_expiry_that_means_nothing_is_refused(sandbox: SandboxProcess, fields: dict[str, Any]) -> None:
+    assert sandbox.pay("immortal")[0] == 201
+    body = ({"idempotency_key": "immortal"} | fields) if fields else {}
+    assert sandbox.call("POST", "/v1/test_helpers/expire_key", body)[0] in (400, 422)
+    assert look_up(sandbox, "immortal")[0] == 200
+
+
+def test_the_traffic_is_counted_by_route_with_the_most_at_once(sandbox: SandboxProcess) -> None:
+    sandbox.call("DELETE", "/v1/test_helpers/traffic")
+    sandbox.fault("delay_before", on="payments", seconds=600, count=None)
+    bodies = [(f"traffic-{number}", orjson.dumps(payment())) for number in range(7)]
+    with ThreadPoolExecutor(1) as pool:
+        posting = pool.submit(asyncio.run, post_all(sandbox, bodies))
+        until(lambda: sandbox.traffic()["under_way"] == 7)
+        assert look_up(sandbox, "traffic-0")[0] == 404
+        sandbox.behave()  # what waits goes on
+        assert {status for status, _ in posting.result()} == {201}
+    counted = sandbox.traffic()
+    assert counted["requests"] == {"payments": 7, "look_ups": 1, "reports": 0}
+    assert (counted["under_way"], counted["most_under_way"]) == (0, 8)
+    assert 1 <= counted["most_in_a_second"] <= 8
+    sandbox.call("DELETE", "/v1/test_helpers/traffic")
+    assert set(sandbox.traffic()["requests"].values()) == {0}
+
+
+def test_the_most_in_a_second_is_of_any_second() -> None:
+    now = [0.0]
+    traffic = Traffic(lambda: now[0])
+    for seconds in (0.0, 0.875, 1.75, 2.125, 2.25, 2.5, 2.75, 9.0):
+        now[0] = seconds
+        with traffic.request(Route.PAYMENTS):
+            pass
+    assert traffic.counted()["most_in_a_second"] == 4  # from 1.75 on; 2.75 is a second later
+
+
+def test_the_list_of_reports_comes_in_pages(tmp_path: Path) -> None:
+    with running_sandbox(tmp_path, "--page-entries", "2") as sandbox:
+        for day in range(1, 6):
+            sandbox.pay(f"listed-{day}", execute_on=f"2024-03-0{day}")
+        query, pages = "/v1/reports?from=2024-03-01&to=2024-03-05", []
+        answer = sandbox.get(query)
+        while answer["next"] is not None:
+            pages.append([row["date"][-1] for row in answer["reports"]])
+            answer = sandbox.get(f"{query}&after={answer['next']}")
+        pages.append([row["date"][-1] for row in answer["reports"]])
+        assert pages == [["1", "2"], ["3", "4"], ["5"]]
+        assert sandbox.get(f"{query}&after=2024-02-01")["reports"][0]["date"] == "2024-03-01"
+        assert sandbox.call("GET", f"{query}&after=soon")[0] == 422
 
 
 # Every request

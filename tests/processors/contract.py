@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import pandas as pd
 import pytest
+from sandbox_process import until
 
 from payments_pipeline.domain.errors import (
     PayoutOutcomeUnknownError,
@@ -49,8 +50,15 @@ class Bench(Protocol):
     def disturb(self, how: str) -> None:
         """Disturb the next request.
 
-        How: lose_request; lose_, stall_, garble_ or cut_answer; answer_another; fail_after; busy; down.
+        How: lose_request; lose_, stall_, garble_ or cut_answer; answer_another; fail_after; time_out; gateway,
+        gateway_after (a proxy fails before or after it passed the request on); in_progress; busy; down.
         """
+
+    def settle_down(self) -> None:
+        """End every disturbance; what is in progress is carried out."""
+
+    def pay_twice(self) -> None:
+        """Have the next submission carried out twice under its one key."""
 
     def carried_out(self, key: str) -> int:
         """Say how many payments it carried out under a key, by its own books."""
@@ -160,7 +168,18 @@ class ProcessorContract:
 
     @pytest.mark.parametrize(
         "how",
-        ["lose_request", "lose_answer", "stall_answer", "garble_answer", "cut_answer", "answer_another", "fail_after"],
+        [
+            "lose_request",
+            "lose_answer",
+            "stall_answer",
+            "garble_answer",
+            "cut_answer",
+            "answer_another",
+            "fail_after",
+            "time_out",
+            "gateway",
+            "gateway_after",
+        ],
     )
     def test_every_doubt_is_an_unknown_outcome_and_the_look_up_knows(self, bench: Bench, how: str) -> None:
         request = self.request(bench)
@@ -168,9 +187,35 @@ class ProcessorContract:
         with pytest.raises(PayoutOutcomeUnknownError, match="may have been carried out"):
             self.submit(bench, request, timeout_s=0.5)
         answer = self.use(bench, lambda processor: processor.look_up(request.idempotency_key))
-        expected = LookUpStatus.NEVER_SEEN if how == "lose_request" else LookUpStatus.ACCEPTED
+        expected = LookUpStatus.NEVER_SEEN if how in ("lose_request", "gateway") else LookUpStatus.ACCEPTED
         assert answer.status is expected
         assert bench.carried_out(request.idempotency_key) == (expected is LookUpStatus.ACCEPTED)
+
+    def test_what_is_in_progress_under_our_key_is_a_doubt_until_it_is_over_and_is_never_rejected(
+        self, bench: Bench
+    ) -> None:
+        request = self.request(bench)
+        bench.disturb("in_progress")
+        for _ in range(2):
+            with pytest.raises(PayoutOutcomeUnknownError, match="may have been carried out") as doubt:
+                self.submit(bench, request)
+            assert not isinstance(doubt.value, PayoutKeyConflictError)
+            with pytest.raises(ProcessorUnavailableError):
+                self.use(bench, lambda processor: processor.look_up(request.idempotency_key))
+        bench.settle_down()
+        until(lambda: bench.carried_out(request.idempotency_key) == 1)
+        assert self.submit(bench, request).processor_reference
+        assert bench.carried_out(request.idempotency_key) == 1
+
+    def test_two_payments_under_one_key_are_never_an_acknowledgement_and_the_look_up_says_so(
+        self, bench: Bench
+    ) -> None:
+        request = self.request(bench)
+        bench.pay_twice()
+        self.submit(bench, request)
+        assert bench.carried_out(request.idempotency_key) == 2
+        with pytest.raises(PayoutOutcomeUnknownError, match=r"2 payments stand under key .*a person must ask"):
+            self.use(bench, lambda processor: processor.look_up(request.idempotency_key))
 
     def test_one_call_is_one_attempt(self, bench: Bench) -> None:
         request = self.request(bench)
@@ -223,7 +268,10 @@ class ProcessorContract:
         if answer.request_sha256 is not None:
             assert answer.request_sha256 == hashlib.sha256(bench.processor().encode(request)).hexdigest()
 
-    @pytest.mark.parametrize("how", ["lose_request", "garble_answer", "cut_answer", "down", "busy", "fail_after"])
+    @pytest.mark.parametrize(
+        "how",
+        ["lose_request", "garble_answer", "cut_answer", "down", "busy", "fail_after", "time_out", "gateway"],
+    )
     def test_a_look_up_without_an_answer_never_says_never_seen(self, bench: Bench, how: str) -> None:
         request = self.request(bench)
         self.submit(bench, request)

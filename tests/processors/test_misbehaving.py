@@ -50,8 +50,10 @@ def times_carried_out(zone: MoneyZone, sandbox: SandboxProcess) -> Counter[str]:
 
 UNAVAILABLE = [("status", {"status": status}) for status in (429, 503)]
 UNKNOWN = [
-    *(("status", {"status": status}) for status in (500, 502, 504)),
-    ("status_after", {"status": 500}),
+    *(("status", {"status": status}) for status in (408, 500, 502, 504)),
+    *(("status_after", {"status": status}) for status in (408, 500)),
+    *(("gateway", {"status": status}) for status in (502, 503)),
+    ("gateway_after", {"status": 502}),
     ("drop_before", {}),
     ("drop_after", {}),
     ("delay_after", {"seconds": 0.8}),

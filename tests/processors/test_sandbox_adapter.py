@@ -1,6 +1,7 @@
 """What the adapter makes of answers that only a gateway, a wrong address or a broken processor gives."""
 
 import asyncio
+import hashlib
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator
@@ -21,7 +22,7 @@ from payments_pipeline.domain.errors import (
     ProcessorUnavailableError,
 )
 from payments_pipeline.local.sandbox.payments import KEY_LIFETIME
-from payments_pipeline.processors.base import PayoutKeyConflictError
+from payments_pipeline.processors.base import PayoutKeyConflictError, ReportDigest
 from payments_pipeline.processors.registry import open_processor
 from payments_pipeline.processors.sandbox.adapter import CAPABILITIES, SandboxProcessor
 
@@ -41,10 +42,18 @@ ENTRY = {
     "occurred_at": "2024-03-02T00:00:00Z",
 }
 BALANCE = {"currency": "GBP", "opening_minor": 0, "closing_minor": -100}
+
+
+def digest_of(*entries: dict[str, Any]) -> str:
+    """As the sandbox's page says, said once more: each entry's values as JSON, hashed, added up."""
+    texts = [json.dumps(list(entry.values()), separators=(",", ":"), ensure_ascii=False) for entry in entries]
+    return f"{sum(int(hashlib.sha256(text.encode()).hexdigest(), 16) for text in texts) % 2**256:064x}"
+
+
 REPORT = {
     "date": "2024-03-02",
     "entry_count": 1,
-    "digest": "d",
+    "digest": digest_of(ENTRY),
     "entries": [ENTRY],
     "balances": [BALANCE],
     "next": None,
@@ -103,7 +112,8 @@ async def submit(processor: SandboxProcessor) -> object:
         *((http(status, error("nope")), PayoutRejectedError) for status in (400, 402, 413, 422)),
         *((http(status, error("nope")), ProcessorUnavailableError) for status in (401, 403, 404, 405, 429, 503)),
         (http(409, error("idempotency_key_reuse")), PayoutKeyConflictError),
-        (http(409, b"<html>"), PayoutKeyConflictError),
+        (http(409, error("request_in_progress")), PayoutOutcomeUnknownError),
+        (http(409, b"<html>"), PayoutOutcomeUnknownError),
         *((http(status, error("nope")), PayoutOutcomeUnknownError) for status in (408, 418, 500, 502, 504, 599)),
         # Not the processor's own words: a gateway may have passed the request on before it gave up.
         *((http(status, b"<html>"), PayoutOutcomeUnknownError) for status in (400, 404, 422, 429, 503)),
@@ -192,6 +202,9 @@ def test_a_name_that_does_not_resolve_is_unavailable() -> None:
         http(200, {"status": "accepted", "body_sha256": "x"}),
         http(200, {"status": "accepted", "id": "pay_1"}),
         http(200, {"status": "rejected", "body_sha256": "x"}),
+        http(200, {"status": "accepted", "ids": [], "body_sha256": "x"}),
+        http(200, {"status": "accepted", "ids": ["pay_1"], "body_sha256": "x"}),
+        http(409, error("request_in_progress")),
         http(401, error("unauthorized")),
         http(500, {"status": "accepted", "id": "pay_1", "body_sha256": "x"}),
         b"",
@@ -206,14 +219,26 @@ def without(content: dict[str, Any], name: str) -> dict[str, Any]:
     return {key: value for key, value in content.items() if key != name}
 
 
+LISTED = {"date": "2024-03-02", "entry_count": 1, "digest": "d"}
+
+
 def with_entry(**fields: Any) -> dict[str, Any]:
-    return {**REPORT, "entry_count": 2, "entries": [ENTRY, {**ENTRY, "entry_reference": "ent_2", **fields}]}
+    entry = {**ENTRY, "entry_reference": "ent_2", **fields}
+    moved = {**BALANCE, "closing_minor": -200}
+    content = {"entry_count": 2, "entries": [ENTRY, entry], "balances": [moved], "digest": digest_of(ENTRY, entry)}
+    return {**REPORT, **content}
 
 
 @pytest.mark.parametrize(
     "report",
     [
         *(without(REPORT, name) for name in ("date", "digest", "entries", "balances")),
+        # A digest that is not that of its entries: one of them is another, or of other content that moves as much.
+        {**REPORT, "digest": digest_of()},
+        {**REPORT, "digest": digest_of(ENTRY).upper() + "0"},
+        {**REPORT, "entries": [{**ENTRY, "idempotency_key": "other"}]},
+        {**REPORT, "entries": [{**ENTRY, "kind": "fee"}]},
+        {**with_entry(), "entries": [ENTRY, ENTRY]},
         {**REPORT, "date": "2024-03-03"},
         {**REPORT, "entries": {"0": ENTRY}},
         {**REPORT, "entries": [ENTRY, None]},
@@ -259,10 +284,19 @@ def test_a_report_is_taken_in_whole_or_not_at_all(report: dict[str, Any]) -> Non
         use(url, lambda processor: processor.report(DAY))
 
 
+@pytest.mark.parametrize("fields", [{}, {"reason": "naïve “quoted” \u2028 \x1f"}, {"subject": "pot:ÄÖ/\\"}], ids=str)
+def test_a_report_whose_digest_is_that_of_its_entries_is_taken_in(fields: dict[str, Any]) -> None:
+    with server_that_answers(http(200, with_entry(**fields))) as (url, _):
+        report = use(url, lambda processor: processor.report(DAY))
+    assert len(report.lines) == 2
+    assert report.digest == with_entry(**fields)["digest"]
+
+
 def test_a_report_is_read_to_the_last_minor_unit() -> None:
     amount = 2**53 + 1  # a float would lose the one
     moved = {**BALANCE, "closing_minor": amount}
-    report_of_one = {**REPORT, "entries": [{**ENTRY, "amount_minor": amount}], "balances": [moved]}
+    entry = {**ENTRY, "amount_minor": amount}
+    report_of_one = {**REPORT, "digest": digest_of(entry), "entries": [entry], "balances": [moved]}
     with server_that_answers(http(200, report_of_one)) as (url, _):
         report = use(url, lambda processor: processor.report(DAY))
     [line] = report.lines.to_dict("records")
@@ -284,16 +318,32 @@ def test_a_report_is_read_to_the_last_minor_unit() -> None:
 @pytest.mark.parametrize(
     "answer",
     [
-        {},
-        {"reports": None},
-        {"reports": [{"date": "2024-03-02", "entry_count": 1}]},
-        {"reports": [{"date": "2nd of March", "entry_count": 1, "digest": "d"}]},
-        {"reports": [{"date": "2024-03-02", "entry_count": 1.5, "digest": "d"}]},
+        {"next": None},
+        {"next": None, "reports": None},
+        {"next": None, "reports": [without(LISTED, "digest")]},
+        {"next": None, "reports": [{**LISTED, "date": "2nd of March"}]},
+        {"next": None, "reports": [{**LISTED, "entry_count": 1.5}]},
+        {"next": None, "reports": [LISTED, LISTED]},
+        {"next": None, "reports": [LISTED, {**LISTED, "date": "2024-03-01"}]},
+        {"reports": [LISTED]},
+        {"next": "", "reports": [LISTED]},
+        {"next": 7, "reports": [LISTED]},
+        {"next": "2024-03-02", "reports": []},
+        # The same page again and again.
+        {"next": "2024-03-02", "reports": [LISTED]},
     ],
 )
 def test_a_list_of_reports_that_cannot_be_read_is_unavailable(answer: dict[str, Any]) -> None:
-    with server_that_answers(http(200, answer)) as (url, _), pytest.raises(ProcessorUnavailableError):
+    with (
+        server_that_answers(http(200, answer)) as (url, _),
+        pytest.raises(ProcessorUnavailableError, match="cannot be read"),
+    ):
         use(url, lambda processor: processor.report_digests(DAY, DAY))
+
+
+def test_a_list_of_reports_that_can_be_read_is_given() -> None:
+    with server_that_answers(http(200, {"next": None, "reports": [LISTED]})) as (url, _):
+        assert use(url, lambda processor: processor.report_digests(DAY, DAY)) == [ReportDigest(DAY, 1, "d")]
 
 
 @pytest.mark.parametrize("url", ["", "sandbox", "ftp://host", "http://", "http://user:word@host", "http://host:bad"])

@@ -33,6 +33,10 @@ FAULTS = {
     "cut_answer": {"kind": "cut"},
     "answer_another": {"kind": "misaddressed"},
     "fail_after": {"kind": "status_after", "status": 500},
+    "time_out": {"kind": "status_after", "status": 408},
+    "gateway": {"kind": "gateway", "status": 502},
+    "gateway_after": {"kind": "gateway_after", "status": 502},
+    "in_progress": {"kind": "in_progress", "on": "payments", "seconds": 600},
     "busy": {"kind": "status", "status": 429},
     "down": {"kind": "status", "status": 503},
 }
@@ -59,6 +63,12 @@ class SandboxBench:
 
     def disturb(self, how: str) -> None:
         self.sandbox.fault(**FAULTS[how])
+
+    def settle_down(self) -> None:
+        self.sandbox.behave()
+
+    def pay_twice(self) -> None:
+        self.sandbox.fault("pays_twice", on="payments")
 
     def carried_out(self, key: str) -> int:
         return sum(payment["idempotency_key"] == key for payment in self.sandbox.executed())

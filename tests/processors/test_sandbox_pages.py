@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import pytest
 from sandbox_process import API_KEY, SandboxProcess, running_sandbox
 
 from payments_pipeline.domain.errors import ProcessorUnavailableError
-from payments_pipeline.processors.base import SettlementReport
+from payments_pipeline.processors.base import ReportDigest, SettlementReport
 from payments_pipeline.processors.sandbox.adapter import SandboxProcessor
 
 DAY = date(2024, 3, 2)
@@ -123,6 +123,10 @@ def test_a_page_that_fails_half_way_leaves_nothing_of_the_report(sandbox: Sandbo
             lambda page: {"entries": [{**page["entries"][0], "amount_minor": -1}, *page["entries"][1:]]},
             "GBP balance opens at 0",
         ),
+        (
+            lambda page: {"entries": [{**page["entries"][0], "idempotency_key": "other"}, *page["entries"][1:]]},
+            "is not that of its entries",
+        ),
     ],
 )
 def test_pages_that_do_not_agree_never_make_a_shorter_report(
@@ -133,6 +137,27 @@ def test_pages_that_do_not_agree_never_make_a_shorter_report(
 
     with pytest.raises(ProcessorUnavailableError, match=words):
         read(Meddling(sandbox.url, spoil))
+
+
+def test_a_list_of_reports_on_many_pages_is_the_list_of_one(sandbox: SandboxProcess) -> None:
+    first = DAY - timedelta(days=4)
+    for day in range(4):
+        sandbox.pay(f"listed-{day}", execute_on=(first + timedelta(days=day)).isoformat())
+
+    async def read_list(processor: SandboxProcessor) -> list[ReportDigest]:
+        async with processor:
+            return await processor.report_digests(first, DAY)
+
+    paged = Meddling(sandbox.url, lambda _number, page: page)
+    listed = asyncio.run(read_list(paged))
+    assert paged.pages == 2
+    assert [one.report_date for one in listed] == [first + timedelta(days=day) for day in range(5)]
+
+    def fail(number: int, page: dict[str, Any]) -> dict[str, Any]:
+        return {} if number == 2 else page
+
+    with pytest.raises(ProcessorUnavailableError, match="cannot be read"):
+        asyncio.run(read_list(Meddling(sandbox.url, fail)))
 
 
 def test_a_cursor_that_repeats_ends(sandbox: SandboxProcess) -> None:

@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Version of the tables below, kept in the file.
-VERSION = 2
+VERSION = 3
 _TABLES = """
 CREATE TABLE payments (
     serial INTEGER PRIMARY KEY, payment_id TEXT NOT NULL UNIQUE, idempotency_key TEXT NOT NULL, direction TEXT NOT NULL,
@@ -39,6 +39,15 @@ CREATE TABLE daily_digests (
     report_date TEXT PRIMARY KEY, entry_count INTEGER NOT NULL, digest TEXT NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE clock (today TEXT NOT NULL) STRICT;
 """
+#: What a file of each older version lacks.
+_SINCE = {
+    2: """
+-- Keys that die when the processor's date comes to `dies_on`, if their lifetime has not ended before.
+CREATE TABLE key_ends (
+    route TEXT NOT NULL, idempotency_key TEXT NOT NULL, dies_on TEXT NOT NULL,
+    PRIMARY KEY (route, idempotency_key)) STRICT, WITHOUT ROWID;
+"""
+}
 
 
 class WrongFileError(Exception):
@@ -73,8 +82,11 @@ class Database:
             if version == 0 and execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0:
                 for statement in _TABLES.split(";\n"):
                     execute(statement)
-                execute(f"PRAGMA user_version = {VERSION}")
-                version = VERSION
+                version = min(_SINCE)
+            while version in _SINCE:
+                execute(_SINCE[version])
+                version += 1
+                execute(f"PRAGMA user_version = {version}")
             execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise WrongFileError(

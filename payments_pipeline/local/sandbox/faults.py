@@ -14,8 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 #: Kinds, and what each does; docs/reference/sandbox.md holds them, a test compares the two.
 KINDS = {
-    "status": "does nothing and answers with `status` (429, 500, 502, 503 or 504); says `retry_after_s` where given",
-    "status_after": "does the work, then answers with `status` (500, 502 or 504) all the same",
+    "status": (
+        "does nothing and answers with `status` (408, 429, 500, 502, 503 or 504); says `retry_after_s` where given"
+    ),
+    "status_after": "does the work, then answers with `status` (408, 500, 502 or 504) all the same",
+    "gateway": "does nothing; a proxy in front of it answers with `status` (502, 503 or 504) and an HTML page",
+    "gateway_after": "does the work; a proxy in front of it answers with `status` (502, 503 or 504) and an HTML page",
     "drop_before": "does nothing and closes the connection without an answer",
     "drop_after": "does the work, then closes the connection without an answer",
     "delay_before": "waits `seconds`, then does the work and answers",
@@ -27,10 +31,22 @@ KINDS = {
     "shapeless": "does the work, then answers with its status and JSON of another shape",
     "drip": "does the work, then sends its answer a byte at a time, each `seconds` after the one before",
     "misaddressed": "does the work, then gives an acceptance that names another payment and key",
+    "in_progress": (
+        "answers request_in_progress and does the work `seconds` later; until then every submission and look-up under "
+        "the key is answered so"
+    ),
+    "pays_twice": "does the work twice, under two ids, and answers with the first; a look-up by key gives both",
     "forgets": "a look-up by key answers never_seen, whatever was done; other requests are answered as ever",
 }
-_STATUSES = {"status": (429, 500, 502, 503, 504), "status_after": (500, 502, 504)}
-_DELAYS = ("delay_before", "delay_after", "drip")
+_STATUSES = {
+    "status": (408, 429, 500, 502, 503, 504),
+    "status_after": (408, 500, 502, 504),
+    "gateway": (502, 503, 504),
+    "gateway_after": (502, 503, 504),
+}
+_DELAYS = ("delay_before", "delay_after", "drip", "in_progress")
+#: Kinds that only a submission can meet.
+_OF_PAYMENTS = ("in_progress", "pays_twice")
 
 
 class Route(StrEnum):
@@ -49,8 +65,8 @@ class Fault(BaseModel):
         kind: of KINDS.
         on: requests that it is for.
         count: how many of them meet it; null until faults are cleared.
-        status: of `status` and `status_after`.
-        seconds: of `delay_before`, `delay_after` and `drip`.
+        status: of `status`, `status_after`, `gateway` and `gateway_after`.
+        seconds: of `delay_before`, `delay_after`, `drip` and `in_progress`.
         retry_after_s: of `status`: what its Retry-After says.
         for_s: seconds from now after which none meets it any more, however many did; null without end.
     """
@@ -77,6 +93,8 @@ class Fault(BaseModel):
             raise ValueError(f"seconds goes with {' and '.join(_DELAYS)}, and they need it")
         if self.retry_after_s is not None and self.kind != "status":
             raise ValueError("retry_after_s goes with status")
+        if self.kind in _OF_PAYMENTS and self.on is not Route.PAYMENTS:
+            raise ValueError(f"{self.kind} is of submissions: on is payments")
         return self
 
 

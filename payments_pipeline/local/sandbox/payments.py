@@ -33,7 +33,9 @@ class _Kept:
         answer: what was answered.
         payment_id: what was accepted, if anything was.
         first_seen_us: when, in microseconds since 1970.
-        uses: how often it has been used, each time after it had died.
+        uses: how many payments it has stood for: one each time that it was used after it had died, and one more where
+            it was carried out twice.
+        dies_on: the processor's date on which it dies, where it was told one.
     """
 
     body_sha256: str
@@ -41,6 +43,7 @@ class _Kept:
     payment_id: str | None
     first_seen_us: int
     uses: int
+    dies_on: str | None
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,18 @@ class Desk:
         """
         return self._once(db, _PAYMENTS, key, body, lambda uses: self._accept(db, key, uses, read_payment(body)))
 
+    def pay_twice(self, db: sqlite3.Connection, key: str, body: bytes) -> Answer:
+        """Accept as `pay` does, and once more under an id of its own; for use within a transaction.
+
+        A key stands for two payments at most: once more changes nothing.
+        """
+        answer = self.pay(db, key, body)
+        kept = self._kept(db, _PAYMENTS, key)
+        if kept is not None and kept.answer == answer and len(_payment_ids(key, kept)) == 1:
+            self._accept(db, key, kept.uses + 1, read_payment(body))
+            db.execute("UPDATE answers SET uses = uses + 1 WHERE route = ? AND idempotency_key = ?", (_PAYMENTS, key))
+        return answer
+
     def fund(self, db: sqlite3.Connection, key: str, body: bytes) -> Answer:
         """Book a wire received, once per key; for use within a transaction."""
         return self._once(db, _FUNDINGS, key, body, lambda uses: self._book(db, key, uses, body))
@@ -69,20 +84,36 @@ class Desk:
     def look_up(self, db: sqlite3.Connection, key: str) -> Answer:
         """Say what became of a payment's key, while it lives, and of which body."""
         kept = self._kept(db, _PAYMENTS, key)
-        if kept is None or not self._is_alive(kept):
+        if kept is None or not self._is_alive(db, kept):
             return Answer.error("never_seen")
-        if kept.payment_id is None:
+        ids = _payment_ids(key, kept)
+        if not ids:
             refusal = orjson.loads(kept.answer.body)
             return Answer.of(200, {"status": "rejected", "body_sha256": kept.body_sha256, **refusal})
-        return Answer.of(200, {"status": "accepted", "id": kept.payment_id, "body_sha256": kept.body_sha256})
+        found = {"id": ids[0]} if len(ids) == 1 else {"ids": ids}
+        return Answer.of(200, {"status": "accepted", **found, "body_sha256": kept.body_sha256})
 
-    def expire(self, db: sqlite3.Connection, key: str) -> Answer:
-        """Let a payment's key die now, as its lifetime would; for use within a transaction."""
+    def expire(self, db: sqlite3.Connection, key: str, after_s: float = 0, on: date | None = None) -> Answer:
+        """Let a payment's key die as its lifetime would; for use within a transaction.
+
+        Args:
+            db: connection.
+            key: which.
+            after_s: seconds from now, by the machine's time.
+            on: the processor's date on which it dies, instead; its lifetime may end before.
+        """
         kept = self._kept(db, _PAYMENTS, key)
-        if kept is None or not self._is_alive(kept):
+        if kept is None or not self._is_alive(db, kept):
             return Answer.error("never_seen")
-        db.execute("UPDATE answers SET first_seen_us = 0 WHERE route = ? AND idempotency_key = ?", (_PAYMENTS, key))
-        return Answer.of(200, {"expired": key})
+        if on is not None:
+            db.execute("INSERT OR REPLACE INTO key_ends VALUES (?, ?, ?)", (_PAYMENTS, key, on.isoformat()))
+        else:
+            seen_us = self._now_us() - self._lifetime_us + int(after_s * 1_000_000)
+            db.execute(
+                "UPDATE answers SET first_seen_us = ? WHERE route = ? AND idempotency_key = ?",
+                (seen_us, _PAYMENTS, key),
+            )
+        return Answer.of(200, {"expires": key})
 
     def _once(
         self,
@@ -94,7 +125,7 @@ class Desk:
     ) -> Answer:
         body_sha256 = hashlib.sha256(body).hexdigest()
         kept = self._kept(db, route, key)
-        if kept is not None and self._is_alive(kept):
+        if kept is not None and self._is_alive(db, kept):
             return kept.answer if kept.body_sha256 == body_sha256 else Answer.error("idempotency_key_reuse")
         uses = 1 if kept is None else kept.uses + 1
         try:
@@ -105,18 +136,26 @@ class Desk:
             "INSERT OR REPLACE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
             (route, key, body_sha256, answer.status, answer.body, payment_id, self._now_us(), uses),
         )
+        if kept is not None:
+            db.execute("DELETE FROM key_ends WHERE route = ? AND idempotency_key = ?", (route, key))
         return answer
 
     def _kept(self, db: sqlite3.Connection, route: str, key: str) -> _Kept | None:
         row = db.execute(
-            "SELECT body_sha256, status, body, payment_id, first_seen_us, uses FROM answers "
-            "WHERE route = ? AND idempotency_key = ?",
+            "SELECT body_sha256, status, body, payment_id, first_seen_us, uses, dies_on "
+            "FROM answers LEFT JOIN key_ends USING (route, idempotency_key) WHERE route = ? AND idempotency_key = ?",
             (route, key),
         ).fetchone()
         return None if row is None else _Kept(row[0], Answer(row[1], row[2]), *row[3:])
 
-    def _is_alive(self, kept: _Kept) -> bool:
-        return self._now_us() - kept.first_seen_us < self.key_lifetime // timedelta(microseconds=1)
+    def _is_alive(self, db: sqlite3.Connection, kept: _Kept) -> bool:
+        if self._now_us() - kept.first_seen_us >= self._lifetime_us:
+            return False
+        return kept.dies_on is None or self.clock.today(db).isoformat() < kept.dies_on
+
+    @property
+    def _lifetime_us(self) -> int:
+        return self.key_lifetime // timedelta(microseconds=1)
 
     def _now_us(self) -> int:
         return int(self.clock.now().timestamp() * 1_000_000)
@@ -168,6 +207,14 @@ class Desk:
             ),
         )
         return Answer.of(201, {"entry_reference": reference}), None
+
+
+def _payment_ids(key: str, kept: _Kept) -> list[str]:
+    """Give the payments that a key stands for: none, one, or the two of one that was carried out twice."""
+    if kept.payment_id is None:
+        return []
+    newest = f"pay_{_suffix(key, kept.uses)}"
+    return [kept.payment_id] if newest == kept.payment_id else [kept.payment_id, newest]
 
 
 def _suffix(key: str, uses: int) -> str:

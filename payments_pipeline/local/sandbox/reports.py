@@ -97,18 +97,26 @@ class Clock:
             db.execute("INSERT INTO clock VALUES (?)", (day.isoformat(),))
 
 
-def list_reports(db: sqlite3.Connection, first: date, last: date, today: date) -> dict[str, object]:
-    """List the reports of a range of dates, those without entries left out.
+def list_reports(
+    db: sqlite3.Connection, first: date, last: date, today: date, page_dates: int = PAGE_ENTRIES
+) -> dict[str, object]:
+    """List the reports of a range of dates, those without entries left out, a page at a time.
 
     Returns:
         `reports`: per date `date`, `entry_count` (as listed, so a line listed twice counts twice) and `digest`, which
-        depends on the entries alone, neither on their order nor on balances.
+        depends on the entries alone, neither on their order nor on balances. `next`: the last date of the page, null on
+        the last page.
     """
     rows = db.execute(
-        "SELECT report_date, entry_count, digest FROM daily_digests WHERE report_date BETWEEN ? AND ? ORDER BY 1",
-        (first.isoformat(), min(last, today).isoformat()),
-    )
-    return {"reports": [dict(zip(("date", "entry_count", "digest"), row, strict=True)) for row in rows]}
+        "SELECT report_date, entry_count, digest FROM daily_digests WHERE report_date BETWEEN ? AND ? ORDER BY 1 "
+        "LIMIT ?",
+        (first.isoformat(), min(last, today).isoformat(), page_dates + 1),
+    ).fetchall()
+    shown = rows[:page_dates]
+    return {
+        "reports": [dict(zip(("date", "entry_count", "digest"), row, strict=True)) for row in shown],
+        "next": shown[-1][0] if len(rows) > page_dates else None,
+    }
 
 
 def report(

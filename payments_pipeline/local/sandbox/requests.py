@@ -10,9 +10,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import Any, Self
 
 import orjson
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from payments_pipeline.domain.money import is_currency
 from payments_pipeline.local.sandbox.tokens import Outcome, outcome_of
@@ -31,6 +32,28 @@ PAYMENT_FIELDS: Mapping[str, type] = {
     "reference": str,
 }
 FUNDING_FIELDS: Mapping[str, type] = {"currency": str, "amount_minor": int, "subject": str, "date": str}
+
+
+class Expiry(BaseModel):
+    """When a key is to die: now, after seconds, or on a date.
+
+    Attributes:
+        idempotency_key: which.
+        after_s: seconds from now.
+        on: the processor's date, YYYY-MM-DD, as soon as it has come; its lifetime may end before.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    idempotency_key: str
+    after_s: float | None = Field(None, ge=0, le=86_400)
+    on: str | None = None
+
+    @model_validator(mode="after")
+    def _once(self) -> Self:
+        if self.after_s is not None and self.on is not None:
+            raise ValueError("a key dies after_s or on a date, not both")
+        return self
 
 
 class RefusedError(Exception):

@@ -11,29 +11,34 @@ import hmac
 import logging
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import TypeVar
 
 from aiohttp import web
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from payments_pipeline.local.sandbox import reports
 from payments_pipeline.local.sandbox.answers import LARGEST_BODY, Answer
 from payments_pipeline.local.sandbox.database import Database
 from payments_pipeline.local.sandbox.faults import Fault, Faults, Route
 from payments_pipeline.local.sandbox.payments import Desk
-from payments_pipeline.local.sandbox.requests import RefusedError, read_date, read_fields, read_key
+from payments_pipeline.local.sandbox.requests import Expiry, RefusedError, read_date, read_fields, read_key
+from payments_pipeline.local.sandbox.traffic import Traffic
 
 log = logging.getLogger(__name__)
 #: Requests that share one durable commit, at most.
 TOGETHER = 512
+M = TypeVar("M", bound=BaseModel)
 Work = Callable[[sqlite3.Connection], Answer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CODE_OF_STATUS = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
-_CODE_OF_FAULT = {429: "rate_limited", 503: "unavailable"}
+_CODE_OF_FAULT = {408: "request_timeout", 429: "rate_limited", 503: "unavailable"}
+_GATEWAY_PAGE = b"<html><head><title>Bad Gateway</title></head><body>Upstream failed</body></html>"
 _MISADDRESSED = Answer.of(201, {"id": "pay_of_another", "status": "accepted", "idempotency_key": "another"})
 
 
@@ -56,6 +61,10 @@ class Server:
         self._page_entries = page_entries
         self._authorization = f"Bearer {api_key}".encode()
         self._faults = Faults()
+        self._cleared = asyncio.Event()  # ends the waiting of those that a fault delays
+        self._traffic = Traffic()
+        #: Keys whose request is answered as in progress, and what will end it.
+        self._in_progress: dict[str, asyncio.Task[None]] = {}
         self._writing, self._reading = Database(path), Database(path)
         # One thread each: commits take turns, and a long report holds up no commit.
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="writer")
@@ -79,6 +88,8 @@ class Server:
                 web.post("/v1/test_helpers/faults", self._add_fault),
                 web.delete("/v1/test_helpers/faults", self._clear_faults),
                 web.post("/v1/test_helpers/expire_key", self._expire_key),
+                web.get("/v1/test_helpers/traffic", self._count_traffic),
+                web.delete("/v1/test_helpers/traffic", self._clear_traffic),
                 web.post("/v1/test_helpers/today", self._set_today),
                 web.delete("/v1/test_helpers/today", self._clear_today),
             ]
@@ -89,8 +100,10 @@ class Server:
     async def _run(self, _application: web.Application) -> AsyncIterator[None]:
         writing = asyncio.create_task(self._write())
         yield
-        writing.cancel()
-        await asyncio.gather(writing, return_exceptions=True)
+        tasks = [*self._in_progress.values(), writing]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for executor, database in ((self._writer, self._writing), (self._reader, self._reading)):
             await asyncio.get_running_loop().run_in_executor(executor, database.close)
             executor.shutdown()
@@ -166,27 +179,39 @@ class Server:
         return hmac.compare_digest(given, self._authorization)
 
     async def _answer(
-        self, request: web.Request, route: Route, work: Callable[[], Awaitable[Answer]]
+        self,
+        request: web.Request,
+        route: Route,
+        work: Callable[[], Awaitable[Answer]],
+        other_work: Mapping[str, Callable[[Fault], Awaitable[Answer]]] = MappingProxyType({}),
     ) -> web.StreamResponse:
-        """Do the work and answer, or meet the fault that is waiting for this request."""
-        fault = self._faults.next(route)
-        if fault is None:
-            return _response(await work())
-        log.info("%s %s meets %s", request.method, _route_of(request), fault.kind)
-        if fault.kind == "status":
-            return _failed(fault)
-        if fault.kind == "drop_before":
-            return _drop(request)
-        if fault.kind == "delay_before":
-            await asyncio.sleep(fault.seconds or 0)
-        answer = await work()
-        if fault.kind == "status_after":
-            return _failed(fault)
-        if fault.kind == "drop_after":
-            return _drop(request)
-        if fault.kind == "delay_after":
-            await asyncio.sleep(fault.seconds or 0)
-        return await _spoiled(request, answer, fault)
+        """Do the work and answer, or meet the fault that is waiting for this request; some are other work."""
+        with self._traffic.request(route):
+            fault = self._faults.next(route)
+            if fault is None:
+                return _response(await work())
+            log.info("%s %s meets %s", request.method, _route_of(request), fault.kind)
+            if fault.kind in ("status", "gateway"):
+                return _failed(fault)
+            if fault.kind == "drop_before":
+                return _drop(request)
+            if fault.kind == "delay_before":
+                await self._wait(fault)
+            answer = await (other_work[fault.kind](fault) if fault.kind in other_work else work())
+            if fault.kind in ("status_after", "gateway_after"):
+                return _failed(fault)
+            if fault.kind == "drop_after":
+                return _drop(request)
+            if fault.kind == "delay_after":
+                await self._wait(fault)
+            return await _spoiled(request, answer, fault)
+
+    async def _wait(self, fault: Fault) -> None:
+        """Wait as long as the fault says, or until faults are cleared."""
+        try:
+            await asyncio.wait_for(self._cleared.wait(), fault.seconds)
+        except TimeoutError:
+            return
 
     # Routes
 
@@ -203,9 +228,31 @@ class Server:
 
     async def _pay(self, request: web.Request) -> web.StreamResponse:
         key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
-        return await self._answer(
-            request, Route.PAYMENTS, lambda: self._commit(lambda db: self._desk.pay(db, key, body))
-        )
+
+        async def pay() -> Answer:
+            if key in self._in_progress:
+                return Answer.error("request_in_progress")
+            return await self._commit(lambda db: self._desk.pay(db, key, body))
+
+        async def pay_twice(_fault: Fault) -> Answer:
+            return await self._commit(lambda db: self._desk.pay_twice(db, key, body))
+
+        async def pay_later(fault: Fault) -> Answer:
+            if key not in self._in_progress:
+                self._in_progress[key] = asyncio.create_task(self._pay_later(key, body, fault))
+            return Answer.error("request_in_progress")
+
+        other_work = {"pays_twice": pay_twice, "in_progress": pay_later}
+        return await self._answer(request, Route.PAYMENTS, pay, other_work)
+
+    async def _pay_later(self, key: str, body: bytes, fault: Fault) -> None:
+        try:
+            await self._wait(fault)
+            await self._commit(lambda db: self._desk.pay(db, key, body))
+        except Exception:
+            log.exception("a request that was in progress failed")
+        finally:
+            del self._in_progress[key]
 
     async def _fund(self, request: web.Request) -> web.Response:
         key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
@@ -213,7 +260,13 @@ class Server:
 
     async def _look_up(self, request: web.Request) -> web.StreamResponse:
         key = read_key(request.query.get("idempotency_key"))
-        return await self._answer(request, Route.LOOK_UPS, lambda: self._read(lambda db: self._desk.look_up(db, key)))
+
+        async def look_up() -> Answer:
+            if key in self._in_progress:
+                return Answer.error("request_in_progress")
+            return await self._read(lambda db: self._desk.look_up(db, key))
+
+        return await self._answer(request, Route.LOOK_UPS, look_up)
 
     async def _payment(self, request: web.Request) -> web.StreamResponse:
         payment_id = request.match_info["id"]
@@ -226,11 +279,15 @@ class Server:
 
     async def _list_reports(self, request: web.Request) -> web.StreamResponse:
         first, last = read_date(request.query.get("from")), read_date(request.query.get("to"))
+        after = read_date(request.query["after"]) + timedelta(days=1) if "after" in request.query else first
         return await self._answer(
             request,
             Route.REPORTS,
             lambda: self._read(
-                lambda db: Answer.of(200, reports.list_reports(db, first, last, self._desk.clock.today(db)))
+                lambda db: Answer.of(
+                    200,
+                    reports.list_reports(db, max(first, after), last, self._desk.clock.today(db), self._page_entries),
+                )
             ),
         )
 
@@ -251,21 +308,27 @@ class Server:
         return _response(Answer.of(200, {"faults": self._faults.waiting()}))
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        try:
-            fault = Fault.model_validate_json(await request.read())
-        except ValidationError as error:
-            words = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
-            raise RefusedError("invalid_request", words) from None
-        self._faults.add(fault)
+        self._faults.add(_read_model(Fault, await request.read()))
         return await self._list_faults(request)
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
         self._faults.clear()
+        self._cleared.set()
+        self._cleared = asyncio.Event()
         return await self._list_faults(request)
 
     async def _expire_key(self, request: web.Request) -> web.Response:
-        key = read_key(read_fields(await request.read(), {"idempotency_key": str})["idempotency_key"])
-        return _response(await self._commit(lambda db: self._desk.expire(db, key)))
+        expiry = _read_model(Expiry, await request.read())
+        key = read_key(expiry.idempotency_key)
+        day = read_date(expiry.on) if expiry.on is not None else None
+        return _response(await self._commit(lambda db: self._desk.expire(db, key, expiry.after_s or 0, day)))
+
+    async def _count_traffic(self, _request: web.Request) -> web.Response:
+        return _response(Answer.of(200, self._traffic.counted()))
+
+    async def _clear_traffic(self, request: web.Request) -> web.Response:
+        self._traffic.clear()
+        return await self._count_traffic(request)
 
     async def _set_today(self, request: web.Request) -> web.Response:
         day = read_date(read_fields(await request.read(), {"today": str})["today"])
@@ -280,6 +343,19 @@ class Server:
             return Answer.of(200, {"today": self._desk.clock.today(db).isoformat()})
 
         return _response(await self._commit(set_today))
+
+
+def _read_model(model: type[M], body: bytes) -> M:
+    """Read what a test helper takes.
+
+    Raises:
+        RefusedError: it is anything else; says what is wrong with which field.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        words = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
+        raise RefusedError("invalid_request", words) from None
 
 
 def _route_of(request: web.Request) -> str:
@@ -316,6 +392,8 @@ async def _spoiled(request: web.Request, answer: Answer, fault: Fault) -> web.St
 
 def _failed(fault: Fault) -> web.Response:
     status = fault.status or 500
+    if fault.kind.startswith("gateway"):
+        return web.Response(status=status, body=_GATEWAY_PAGE, content_type="text/html")
     response = _response(Answer.error(_CODE_OF_FAULT.get(status, "internal_error"), status=status))
     if fault.retry_after_s is not None:
         response.headers["Retry-After"] = str(fault.retry_after_s)

@@ -40,6 +40,8 @@ CAPABILITIES = Capabilities(
 )
 #: The processor's own answers that say that nothing was done and that a resend may fare better.
 _NOT_NOW = {401, 403, 404, 405, 429, 503}
+#: Its word of a key that stands for another request. Any other 409 says that something is under way under the key.
+_KEY_REUSE = "idempotency_key_reuse"
 #: Those that say that the request itself is refused for good.
 _REFUSED = {400, 402, 413, 422}
 #: How often a report that changes while its pages are read is read from its first page.
@@ -58,9 +60,10 @@ class SandboxProcessor:
     | no connection, or none free in time: no byte was sent | ProcessorUnavailableError |
     | 401, 403, 404, 405, 429, 503 with the processor's error | ProcessorUnavailableError |
     | 400, 402, 413, 422 with the processor's error | PayoutRejectedError |
-    | 409 | PayoutKeyConflictError |
-    | anything else: time is up, connection lost, other status, an answer about another key or not the processor's
-      own (a gateway's 503 may come after the request was passed on) | PayoutOutcomeUnknownError |
+    | 409 idempotency_key_reuse | PayoutKeyConflictError |
+    | 409 request_in_progress: another sending of ours is under way and may be carried out | PayoutOutcomeUnknownError |
+    | anything else: time is up, connection lost, other status (408, 502), an answer about another key or not the
+      processor's own (a gateway's 503 may come after the request was passed on) | PayoutOutcomeUnknownError |
     """
 
     name = NAME
@@ -145,6 +148,13 @@ class SandboxProcessor:
         code, message = _error(answer)
         if status == 404 and code == "never_seen":
             return LookUp(LookUpStatus.NEVER_SEEN)
+        references = answer.get("ids")
+        if status == 200 and isinstance(references, list) and len(references) > 1:
+            raise PayoutOutcomeUnknownError(
+                f"{self.name}: {len(references)} payments stand under key {idempotency_key}: "
+                f"{', '.join(map(str, references))}. It may have been carried out more than once; it stays unknown, "
+                "and a person must ask the processor."
+            )
         reference, sha256 = answer.get("id"), answer.get("body_sha256")
         if status == 200 and isinstance(sha256, str):
             if answer.get("status") == "accepted" and isinstance(reference, str):
@@ -157,11 +167,21 @@ class SandboxProcessor:
         )
 
     async def report_digests(self, first: date, last: date) -> list[ReportDigest]:
-        """List the reports of a range of dates, empty ones left out."""
+        """List the reports of a range of dates, empty ones left out, all its pages.
+
+        A report that grows between two pages is listed as it was when its own page was read.
+        """
         what = f"{self.name}: the list of reports from {first} to {last}"
-        answer = await self._get_report("/v1/reports", {"from": first.isoformat(), "to": last.isoformat()}, what)
+        query = {"from": first.isoformat(), "to": last.isoformat()}
+        listed: list[ReportDigest] = []
         try:
-            return read_digests(answer)
+            while True:
+                answer = await self._get_report("/v1/reports", query, what)
+                page, cursor = read_digests(answer, after=listed[-1].report_date if listed else None)
+                listed += page
+                if cursor is None:
+                    return listed
+                query["after"] = cursor
         except UnreadableReportError as error:
             raise ProcessorUnavailableError(f"{what} cannot be read: {error}. Nothing was taken in.") from error
 
@@ -260,9 +280,9 @@ def _acknowledged(
             "again."
         )
     code, message = _error(answer)
-    if status == 409:
+    if status == 409 and code == _KEY_REUSE:
         raise PayoutKeyConflictError(
-            f"{what}: the processor has another request under this key ({code or 'no code'}). Nothing was done with "
+            f"{what}: the processor has another request under this key ({code}). Nothing was done with "
             "ours; money may have moved under the key. It is looked up, not sent again."
         )
     if code and status in _NOT_NOW:

@@ -5,10 +5,13 @@ Belongs here: fields, types, what makes a report unreadable. Does not belong her
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
+from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
+import orjson
 import pandas as pd
 
 from payments_pipeline.domain.money import EXPONENTS
@@ -28,6 +31,19 @@ _FIELDS = {
     "reason": "reason",
     "occurred_at": "occurred_at",
 }
+#: The order in which the digest takes an entry's values.
+_DIGESTED = (
+    "entry_reference",
+    "report_date",
+    "kind",
+    "idempotency_key",
+    "payment_id",
+    "amount_minor",
+    "currency",
+    "subject",
+    "reason",
+    "occurred_at",
+)
 _KINDS = ("failed", "fee", "funding", "other", "returned", "settled")
 _BALANCES = ("currency", "opening_minor", "closing_minor")
 
@@ -36,17 +52,24 @@ class UnreadableReportError(Exception):
     """A report is not of the declared form; its text says what is wrong."""
 
 
-def read_digests(answer: Mapping[str, Any]) -> list[ReportDigest]:
-    """Read the list of reports.
+def read_digests(answer: Mapping[str, Any], after: date | None = None) -> tuple[list[ReportDigest], str | None]:
+    """Read a page of the list of reports, and where the next page starts; None after the last.
+
+    Args:
+        answer: the JSON object.
+        after: last date of the page before.
 
     Raises:
-        UnreadableReportError: it is not of the declared form.
+        UnreadableReportError: it is not of the declared form, or its dates do not rise: a page was given twice.
     """
     rows = _frame(answer.get("reports"), ("date", "entry_count", "digest"), "reports")
     _whole(rows["entry_count"], "entry_count")
     _text(rows["digest"], "digest")
     days = _dates(rows["date"], "date")
-    return [ReportDigest(*row) for row in zip(days, rows["entry_count"].tolist(), rows["digest"], strict=True)]
+    if any(day >= later for day, later in pairwise([after, *days] if after else days)):
+        raise UnreadableReportError("its dates do not rise from one to the next")
+    listed = [ReportDigest(*row) for row in zip(days, rows["entry_count"].tolist(), rows["digest"], strict=True)]
+    return listed, _cursor_of(answer, listed)
 
 
 def page_of(answer: Mapping[str, Any]) -> tuple[list[Any], str | None]:
@@ -55,12 +78,19 @@ def page_of(answer: Mapping[str, Any]) -> tuple[list[Any], str | None]:
     Raises:
         UnreadableReportError: it is no page, or an empty one that leads on.
     """
-    entries, cursor = answer.get("entries"), answer.get("next", "")
+    entries = answer.get("entries")
     if type(answer.get("entry_count")) is not int or not isinstance(entries, list):
         raise UnreadableReportError("it is no page of a report with its entry_count and entries")
-    if cursor is not None and (not isinstance(cursor, str) or not cursor or not entries):
+    return entries, _cursor_of(answer, entries)
+
+
+def _cursor_of(answer: Mapping[str, Any], shown: Sequence[object]) -> str | None:
+    cursor = answer.get("next", "")
+    if cursor is None:
+        return None
+    if not isinstance(cursor, str) or not cursor or not shown:
         raise UnreadableReportError("a page does not say where the next one starts, or leads on without entries")
-    return entries, cursor
+    return cursor
 
 
 def read_report(answer: Mapping[str, Any], processor: str, report_date: date) -> SettlementReport:
@@ -72,8 +102,8 @@ def read_report(answer: Mapping[str, Any], processor: str, report_date: date) ->
         report_date: the date asked for; the report and each of its lines must be of it.
 
     Raises:
-        UnreadableReportError: it is not of the declared form, holds more or fewer entries than it counts, or its
-            balances do not move by its entries; nothing of it is given.
+        UnreadableReportError: it is not of the declared form, holds more or fewer entries than it counts, its balances
+            do not move by its entries, or its digest is not theirs; nothing of it is given.
     """
     entries = _frame(answer.get("entries"), tuple(_FIELDS.values()), "entries")
     entries = entries.rename(columns={theirs: ours for ours, theirs in _FIELDS.items()})
@@ -109,7 +139,15 @@ def read_report(answer: Mapping[str, Any], processor: str, report_date: date) ->
     if len(lines) != answer.get("entry_count"):
         raise UnreadableReportError(f"it counts {answer.get('entry_count')} entries and holds {len(lines)}")
     _balances_move_by(lines, held)
+    if _digest_of(answer["entries"]) != digest:
+        raise UnreadableReportError(f"its digest {digest} is not that of its entries")
     return SettlementReport(report_date, digest, lines[SETTLEMENT_REPORTS.names], held)
+
+
+def _digest_of(entries: Iterable[Mapping[str, Any]]) -> str:
+    """Give the digest of entries as received: the sum of the SHA-256 of each one's values, modulo 2**256."""
+    hashes = (sha256(orjson.dumps([entry[name] for name in _DIGESTED])).digest() for entry in entries)
+    return f"{sum(int.from_bytes(each) for each in hashes) % 2**256:064x}"
 
 
 def _balances_move_by(lines: pd.DataFrame, held: pd.DataFrame) -> None:
