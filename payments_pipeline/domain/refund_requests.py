@@ -17,7 +17,7 @@ from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.domain.landing_files import LandingFile, read_files
 from payments_pipeline.domain.records import Field, Kind, Layout, Records, RowFault
 from payments_pipeline.domain.rejected_records import Reason, Verdict, at_row, constant
-from payments_pipeline.domain.values import WRONG_TYPE, are_ids, are_plain, whole_numbers
+from payments_pipeline.domain.values import WRONG_TYPE, are_ids, are_logins, are_plain, whole_numbers
 
 DATASET = "refund_requests"
 REFUND_REQUEST_FILES = Layout(
@@ -28,6 +28,7 @@ REFUND_REQUEST_FILES = Layout(
         Field("party_id", salvaged=True),
         Field("amount_minor", Kind.MINOR, required=False),
         Field("reason"),
+        Field("requester", required=False),
     ),
 )
 
@@ -37,8 +38,9 @@ class RefundRequests:
     """What a day's files ask for.
 
     Attributes:
-        frame: refund_id, match_id, party_id, amount_minor (Int64, > 0; null: all that is left), reason, source and
-            line_number of the rows that can be read, in the order they were read: files by name, then lines.
+        frame: refund_id, match_id, party_id, amount_minor (Int64, > 0; null: all that is left), reason, requester
+            (null: whoever starts the run), source and line_number of the rows that can be read, in the order they were
+            read: files by name, then lines.
         rejected: frame of `schemas.REJECTED_RECORDS`, superseded rows too.
         read: rows read.
         unknown_columns: (source, column) left out.
@@ -70,13 +72,16 @@ def read_refund_requests(files: Sequence[LandingFile]) -> RefundRequests:
     verdict.give(~amount.spread(numbers.valid & (numbers.number > 0), empty=True), Reason.AMOUNT_INVALID)
     verdict.give(~words.spread(are_plain(words.distinct), empty=False), Reason.REFUND_REASON_MISSING)
     minor = amount.spread(numbers.number, empty=0)
+    requester = columns["requester"]
+    verdict.give(~requester.spread(are_logins(requester.distinct), empty=True), Reason.REQUESTER_INVALID)
     _check_equal_rows(verdict, records, minor)
     rows = np.flatnonzero(verdict.accepted)
     asked = pd.array(minor[rows], dtype="Int64")
     asked[amount.codes[rows] < 0] = pd.NA
     frame = pd.DataFrame(
         {name: _texts(records, name, rows) for name in ("refund_id", "match_id", "party_id")}
-        | {"amount_minor": asked, "reason": _texts(records, "reason", rows)}
+        | {"amount_minor": asked}
+        | {name: _texts(records, name, rows) for name in ("reason", "requester")}
         | {"source": np.array([*records.sources, ""], dtype=object)[records.source_no[rows]]}
         | {"line_number": records.line_number[rows]}
     )
@@ -99,8 +104,9 @@ def request_frame(
             )
     if not reason.strip() or WRONG_TYPE in reason:
         raise ConfigurationError("the reason is empty. Nothing was refunded. Say why it is refunded.")
-    row = ids | {"amount_minor": amount_minor, "reason": reason.strip(), "source": source, "line_number": 1}
-    return pd.DataFrame([row]).astype({"amount_minor": "Int64"})
+    row = ids | {"amount_minor": amount_minor, "reason": reason.strip(), "requester": None}
+    row |= {"source": source, "line_number": 1}
+    return pd.DataFrame([row]).astype({"amount_minor": "Int64", "requester": object})
 
 
 def _texts(records: Records, name: str, rows: np.ndarray) -> np.ndarray:
@@ -117,7 +123,7 @@ def _check_equal_rows(verdict: Verdict, records: Records, minor: np.ndarray) -> 
     if not len(rows):
         return
     content = pd.DataFrame(
-        {name: records.columns[name].codes[rows] for name in ("match_id", "party_id", "reason")}
+        {name: records.columns[name].codes[rows] for name in ("match_id", "party_id", "reason", "requester")}
         | {"amount_minor": np.where(records.columns["amount_minor"].codes[rows] < 0, -1, minor[rows])}
     )
     # An amount that cannot be read equals none but the same text.
@@ -141,8 +147,9 @@ def _check_equal_rows(verdict: Verdict, records: Records, minor: np.ndarray) -> 
 NO_REQUESTS = RefundRequests(
     frame=pd.DataFrame(
         {name: pd.Series([], dtype=object) for name in ("refund_id", "match_id", "party_id")}
-        | {"amount_minor": pd.array([], dtype="Int64"), "reason": pd.Series([], dtype=object)}
-        | {"source": pd.Series([], dtype=object), "line_number": pd.Series([], dtype="int64")}
+        | {"amount_minor": pd.array([], dtype="Int64")}
+        | {name: pd.Series([], dtype=object) for name in ("reason", "requester", "source")}
+        | {"line_number": pd.Series([], dtype="int64")}
     ),
     rejected=pd.DataFrame(columns=["source", "line_number", "reason", "words", "outcome"], dtype=object),
     read=0,

@@ -41,8 +41,8 @@ class Decision(StrEnum):
 #: Of decisions that refuse: what is wrong, and the cure.
 REFUSED_WORDS = {
     Decision.OTHER_CONTENT: (
-        "was accepted before for another match, party, amount or reason. What was accepted stands. Ask for another "
-        "refund under an id of its own."
+        "was accepted before for another match, party, amount, reason or requester. What was accepted stands. Ask for "
+        "another refund under an id of its own."
     ),
     Decision.MATCH_NOT_POSTED: "is of match {match_id}, which is not posted. Run the match's day, then this one again.",
     Decision.NOT_A_PAYER: "is of {party_id}, whom no fee of match {match_id} charges. Correct match_id or party_id.",
@@ -60,8 +60,10 @@ def decide_requests(
     """Say what becomes of each request, in order: what is refused takes nothing from those after it.
 
     Args:
-        requests: refund_id (each once), match_id, party_id, amount_minor (Int64; null: all that is left), reason.
-        accepted: accepted before under these ids: refund_id, match_id, pot_party_id, requested_minor (Int64), reason.
+        requests: refund_id (each once), match_id, party_id, amount_minor (Int64; null: all that is left), reason, and
+            requester where they name one (null: none).
+        accepted: accepted before under these ids: refund_id, match_id, pot_party_id, requested_minor (Int64), reason,
+            requester.
         posted: matches that are posted.
         pots: match_id, pot_party_id, currency, left_minor (what the pot still charges its payer, >= 0), refunds (how
             many were accepted of it); one row per pot.
@@ -75,6 +77,8 @@ def decide_requests(
     same = again.copy()
     for name in ("match_id", "party_id", "reason"):
         same &= found[name].eq(found[f"{name}_before"])
+    if "requester" in requests:
+        same &= found["requester"].isna() | found["requester"].eq(found["requester_before"])
     amount, before = (found[name].astype("Int64").fillna(0) for name in ("amount_minor", "amount_minor_before"))
     same &= amount.eq(before).astype(bool)
     found = found[requests.columns].merge(
@@ -204,7 +208,7 @@ def plan_refunds(
     )
     # Each pot is two to be divided: what its lines hold (even), what its payer is charged (odd).
     side = lines["pot_at"].to_numpy(np.int64) * 2 + lines["pays"].to_numpy(np.int64)
-    holds = lines["amount_minor"].abs().to_numpy(np.int64)
+    holds = np.abs(lines["amount_minor"].to_numpy(np.int64))
     left = np.zeros(2 * len(places), np.int64)
     np.add.at(left, side, holds)
     if (left[0::2] != left[1::2]).any():

@@ -73,6 +73,7 @@ class Reason(StrEnum):
     PARTY_ID_INVALID = "party_id_invalid"
     AMOUNT_INVALID = "amount_invalid"
     REFUND_REASON_MISSING = "refund_reason_missing"
+    REQUESTER_INVALID = "requester_invalid"
     # Other rows of the same match, or of the same match and party.
     BAD_ROW_OF_MATCH = "bad_row_of_match"
     REVISION_OF_MATCH_INVALID = "revision_of_match_invalid"
@@ -172,6 +173,10 @@ WORDS = {
         "empty for all that is left."
     ),
     Reason.REFUND_REASON_MISSING: "reason {reason} is empty or no plain text. Say why it is refunded.",
+    Reason.REQUESTER_INVALID: (
+        "requester {requester} is no login. Write who asks, by the login they would approve with: 1 to 128 printing "
+        "ASCII characters without white space. Or leave it empty, and it is whoever starts the run."
+    ),
     Reason.BAD_ROW_OF_MATCH: (
         "a row of match {match_id} could not be taken apart, and it may be a newer result. Mend that row (reason "
         "field_count or misplaced_quote)."

@@ -21,6 +21,7 @@ WRONG_TYPE = "\x00"
 MAX_WHOLE_NUMBER = 10**15
 
 _ID = r"\A[0-9A-Za-z:._-]{1,128}\z"
+_LOGIN = r"\A[!-~]{1,128}\z"
 _WHOLE_NUMBER = r"\A[0-9]+\z"
 _INSTANT = (
     r"\A(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
@@ -41,6 +42,11 @@ def to_numpy(array: pa.Array) -> np.ndarray:
 def are_ids(values: pa.StringArray) -> np.ndarray:
     """Tell which values, none of them null, are ids: 1 to 128 of ASCII letters, digits and `: . _ -`."""
     return to_numpy(pc.match_substring_regex(values, _ID))
+
+
+def are_logins(values: pa.StringArray) -> np.ndarray:
+    """Tell which values, none of them null, can be logins: 1 to 128 printing ASCII characters, no white space."""
+    return to_numpy(pc.match_substring_regex(values, _LOGIN))
 
 
 def are_plain(values: pa.StringArray) -> np.ndarray:

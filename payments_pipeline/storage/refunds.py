@@ -14,7 +14,7 @@ import pandas as pd
 import psycopg
 import pyarrow as pa
 
-from payments_pipeline.domain.errors import ConflictError
+from payments_pipeline.domain.errors import ConfigurationError, ConflictError
 from payments_pipeline.domain.refunds import (
     POT,
     Decision,
@@ -70,7 +70,8 @@ _REFUNDS_SCHEMA = {
     "accepted_day": _DATE,
 }
 _KNOWN = """
-    SELECT refund_id, match_id, pot_party_id, requested_minor, reason FROM refunds WHERE refund_id = ANY ({ids})
+    SELECT refund_id, match_id, pot_party_id, requested_minor, reason, requester FROM refunds
+    WHERE refund_id = ANY ({ids})
 """
 _KNOWN_SCHEMA = {
     "refund_id": _STRING,
@@ -78,6 +79,7 @@ _KNOWN_SCHEMA = {
     "pot_party_id": _STRING,
     "requested_minor": _INT,
     "reason": _STRING,
+    "requester": _STRING,
 }
 _POSTINGS = """
     SELECT DISTINCT ON (match_id) match_id, posting_no, match_day FROM match_postings
@@ -114,13 +116,16 @@ def accept_refunds(url: str, day: date, requests: pd.DataFrame, requester: str, 
         url: business database, by the run-time login.
         day: the day of acceptance, a partition.
         requests: refund_id (each once), match_id, party_id, amount_minor (Int64; null: all that is left), reason,
-            source; in the order in which they are accepted.
-        requester: who asks: a maker of what pays it.
+            source and, where they name one, requester (null: none); in the order in which they are accepted.
+        requester: who asks where a request names nobody; who asks is a maker of what pays it.
         run: who writes.
 
     Raises:
+        ConfigurationError: a requester is blank: what they asked for, they could approve; nothing was accepted.
         ConflictError: another program accepted one of them at the same moment otherwise; nothing was accepted.
     """
+    if not _requesters(requests, requester).str.strip().astype(bool).all():
+        raise ConfigurationError(f"{day}: a refund's requester is blank. No refund was accepted. Say who asks.")
     try:
         with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
             transaction_lock(cursor, Lock.REFUNDS)
@@ -157,7 +162,7 @@ def _accept(cursor: psycopg.Cursor[Any], day: date, requests: pd.DataFrame, requ
             requested_minor=accepted["amount_minor"],
             reason=accepted["reason"],
             source=accepted["source"],
-            requester=requester,
+            requester=_requesters(accepted, requester),
             run_id=run.run_id,
             code_version=run.code_version,
         ),
@@ -166,6 +171,11 @@ def _accept(cursor: psycopg.Cursor[Any], day: date, requests: pd.DataFrame, requ
     write_journals(cursor, plan, run)
     copy_frame(cursor, "ledger_entries", plan.entries)
     return Accepted(decisions, len(plan.entries))
+
+
+def _requesters(requests: pd.DataFrame, otherwise: str) -> pd.Series:
+    named = requests.get("requester", pd.Series(None, requests.index, object))
+    return named.where(named.notna(), otherwise)
 
 
 def recompute_refunds(

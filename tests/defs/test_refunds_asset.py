@@ -72,6 +72,19 @@ def test_requests_of_the_day_are_accepted_in_the_name_of_who_started_the_run(zon
     ]
 
 
+def test_a_requester_whom_a_file_names_is_kept_whoever_starts_the_run(zone: MoneyZone, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    header = HEADER.replace("reason", "reason,requester")
+    land(landing, header + "r1,m,p1,400,x,jane\nr2,m,p1,100,x,\n")
+    assert materialise(zone, landing).success
+    assert zone.rows("SELECT refund_id, requester FROM refunds ORDER BY 1") == [("r1", "jane"), ("r2", "joe")]
+    land(landing, header + "r1,m,p1,400,x,\nr2,m,p1,100,x,jane\n")
+    rows = str(checks(materialise(zone, landing))["no_refused_requests"].metadata["rows"].value)
+    assert "r2" in rows and "other_content" in rows
+    assert "r1" not in rows
+    assert zone.rows("SELECT refund_id, requester FROM refunds ORDER BY 1") == [("r1", "jane"), ("r2", "joe")]
+
+
 def test_refused_requests_are_listed_with_reason_and_words_and_hold_up_nothing(zone: MoneyZone, tmp_path: Path) -> None:
     land(tmp_path / "landing", HEADER + "r1,m,p1,400,rained off\nr2,m,p1,601,x\nr3,unknown,p1,,x\nr4,m,p1,1.5,x\n")
     result = materialise(zone, tmp_path / "landing")

@@ -33,6 +33,7 @@ def test_a_row_says_what_whom_how_much_and_why():
             "party_id": "p",
             "amount_minor": 100,
             "reason": "rained off",
+            "requester": None,
             "line_number": 2,
         },
         {
@@ -41,6 +42,7 @@ def test_a_row_says_what_whom_how_much_and_why():
             "party_id": "p",
             "amount_minor": None,
             "reason": "half time",
+            "requester": None,
             "line_number": 3,
         },
     ]
@@ -68,6 +70,24 @@ def test_a_row_that_cannot_be_read_is_rejected_with_its_reason_and_nothing_else_
     assert found.rejected["reason"].astype(str).tolist() == [reason]
     assert found.rejected["line_number"].tolist() == [2]
     assert found.frame["refund_id"].tolist() == ["r9"]
+
+
+def test_a_row_may_name_who_asks_and_an_empty_one_names_nobody():
+    header = HEADER.replace("reason", "reason,requester")
+    frame = read_refund_requests([csv("r1,m,p,1,x, jane ", "r2,m,p,1,x,  ", header=header)]).frame
+    assert frame["requester"].tolist() == ["jane", None]
+
+
+@pytest.mark.parametrize("requester", ["jane doe", "jane\u200b", "\u200b", "j\u0430ne", "x" * 129, "ja\x07ne"])
+def test_a_requester_that_no_login_could_be_equal_to_is_rejected(requester):
+    found = read_refund_requests([csv(f"r1,m,p,1,x,{requester}", header=HEADER.replace("reason", "reason,requester"))])
+    assert found.rejected["reason"].astype(str).tolist() == ["requester_invalid"]
+
+
+def test_rows_of_one_refund_that_name_different_requesters_are_no_request():
+    lines = ("r1,m,p,1,x,jane", "r1,m,p,1,x,joe", "r2,m,p,1,x,jane", "r2,m,p,1,x,jane")
+    found = read_refund_requests([csv(*lines, header=HEADER.replace("reason", "reason,requester"))])
+    assert found.rejected["reason"].astype(str).tolist() == ["rows_differ", "rows_differ", "duplicate"]
 
 
 def test_equal_rows_of_one_refund_are_one_request_and_differing_ones_none():

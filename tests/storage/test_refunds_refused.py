@@ -10,6 +10,7 @@ from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, fee, match, par
 from psycopg import errors
 from refunding import applied, charge, frame, refund, request
 
+from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.storage import approvals, ledger_entries
 from payments_pipeline.storage.approvals import NotApprovedError
 from payments_pipeline.storage.refunds import accept_refunds
@@ -193,8 +194,34 @@ def test_no_login_states_when_or_by_whom_a_refund_was_accepted(zone, database):
         accept(connection)
 
 
+@pytest.mark.parametrize(
+    ("named", "approved"),
+    [
+        ({}, True),
+        ({"requester": None}, True),
+        ({"requester": "joe"}, True),
+        ({"requester": APPROVER}, False),
+    ],
+)
+def test_who_is_named_as_asking_for_a_refund_cannot_approve_what_pays_it(database, named, approved):
+    check_maker(database, named, "jane", approved)
+
+
+@pytest.mark.parametrize("otherwise", ["", "  "])
+def test_a_refund_that_nobody_asks_for_is_not_accepted(zone, otherwise):
+    with pytest.raises(ConfigurationError, match="requester is blank"):
+        accept_refunds(zone.url, NEXT, frame(request("r9", 1)), otherwise, RUN)
+    with pytest.raises(ConfigurationError, match="requester is blank"):
+        accept_refunds(zone.url, NEXT, frame(request("r9", 1, requester=" ")), "jane", RUN)
+    assert zone.value("SELECT count(*) FROM refunds WHERE refund_id = 'r9'") == 0
+
+
 @pytest.mark.parametrize(("requester", "approved"), [("jane", True), (APPROVER, False)])
 def test_who_asked_for_a_refund_cannot_approve_what_pays_it(database, requester, approved):
+    check_maker(database, {}, requester, approved)
+
+
+def check_maker(database, named, requester, approved):
     zone = MoneyZone(database.url)
     limits = policy(instruction_limit_minor=300)
     zone.post([match("m", revenue_minor=0)], fee("m", "p1", {"a": 1000}))
@@ -202,7 +229,7 @@ def test_who_asked_for_a_refund_cannot_approve_what_pays_it(database, requester,
     for row in approvals.held(zone.url):
         approvals.approve(database.approver_url, row["instruction_id"], row["digest"], "fine", DAY)
     zone.dispatch(PARTIES, FakeProcessor(), policy=limits)
-    accept_refunds(zone.url, NEXT, frame(request("r1", 400)), requester, RUN)
+    accept_refunds(zone.url, NEXT, frame(request("r1", 400, **named)), requester, RUN)
     zone.sweep(PARTIES, NEXT, policy=limits)
     row = next(row for row in approvals.held(zone.url) if row["party_id"] == "p1")
     if approved:
