@@ -7,12 +7,14 @@ the bytes mean, which keys there are.
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
 import os
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -23,6 +25,8 @@ from payments_pipeline.domain.errors import ConfigurationError, ConflictError, P
 
 #: A writer's own file until it is whole; a segment that begins so is no part of any key.
 TEMPORARY_PREFIX = ".incomplete-"
+#: After this, one that no writer holds is what a killed writer left.
+LEFT_BEHIND_AFTER_S = 24 * 60 * 60
 _S3_SCHEME = "s3://"
 _ATTEMPTS = 5
 _PAGE_KEYS = 1000
@@ -257,12 +261,16 @@ class LocalStore(ObjectStore):
         temporary = path.with_name(TEMPORARY_PREFIX + uuid.uuid4().hex)
         try:
             _make_folder(path.parent)
+            _remove_left_behind(path.parent)
             try:
                 with temporary.open("xb") as file:
+                    # Where the file system has no locks, nothing is ever taken for left behind.
+                    with suppress(OSError):
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                yield temporary
+                    yield temporary
             finally:
                 temporary.unlink(missing_ok=True)
             _sync_folder(path.parent)
@@ -292,6 +300,24 @@ def _make_folder(folder: Path) -> None:
     for each in reversed(missing):
         each.mkdir(exist_ok=True)
         _sync_folder(each.parent)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the files that killed writers left in a folder: old ones that no writer holds the lock of."""
+    before = time.time() - LEFT_BEHIND_AFTER_S
+    with os.scandir(folder) as entries:
+        own = [entry for entry in entries if entry.name.startswith(TEMPORARY_PREFIX)]
+    for entry in own:
+        # Another writer removed it meanwhile, or its owner lets nobody read it: it is not ours to remove.
+        with suppress(FileNotFoundError, PermissionError):
+            if not entry.is_file(follow_symlinks=False) or entry.stat(follow_symlinks=False).st_mtime > before:
+                continue
+            with open(entry.path, "rb") as file:  # noqa: PTH123 - an entry of scandir
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    continue  # its writer lives, or the file system has no locks
+                os.unlink(entry.path)  # noqa: PTH108 - an entry of scandir
 
 
 def _sync_folder(folder: Path) -> None:

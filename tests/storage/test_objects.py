@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -202,6 +203,75 @@ LocalStore(Path(sys.argv[1])).write("a/key", b"new")
     assert [found.key for found in store.list()] == ["a/key"]
     store.write("a/key", b"new")
     assert store.read("a/key") == b"new"
+
+
+def left_behind(folder: Path, age_s: float, name: str = "0") -> Path:
+    path = folder / f"{TEMPORARY_PREFIX}{name}"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half")
+    at = time.time() - age_s
+    os.utime(path, (at, at))
+    return path
+
+
+@pytest.mark.parametrize("write", [LocalStore.write, LocalStore.write_new])
+def test_what_killed_writers_left_is_removed_when_the_folder_is_written_to_a_day_later(
+    tmp_path: Path, write: Callable[[LocalStore, str, bytes], None]
+) -> None:
+    store = LocalStore(tmp_path)
+    old, older = (left_behind(tmp_path / "a", age * objects.LEFT_BEHIND_AFTER_S, str(age)) for age in (1.1, 900))
+    young = left_behind(tmp_path / "a", objects.LEFT_BEHIND_AFTER_S / 2, "young")
+    elsewhere = left_behind(tmp_path / "b", 2 * objects.LEFT_BEHIND_AFTER_S)
+    folder = tmp_path / "a" / f"{TEMPORARY_PREFIX}folder"
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    write(store, "a/key", b"new")
+    assert (old.exists(), older.exists()) == (False, False)
+    assert (young.exists(), elsewhere.exists(), folder.exists()) == (True, True, True)
+    assert [found.key for found in store.list()] == ["a/key"]
+
+
+def test_what_a_live_writer_holds_is_never_removed_however_old_it_looks(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("key", b"old")
+    program = """
+import sys
+from pathlib import Path
+from payments_pipeline.storage.objects import LocalStore
+replace = Path.replace
+def pause(source, target):
+    print(source.name, flush=True)
+    sys.stdin.read()
+    return replace(source, target)
+Path.replace = pause
+LocalStore(Path(sys.argv[1])).write("key", b"from the slow writer")
+"""
+    arguments = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        held = tmp_path / writer.stdout.readline().strip()
+        os.utime(held, (0, 0))
+        store.write("key", b"from the quick writer")
+        assert held.exists()
+        writer.communicate()
+    assert (writer.returncode, store.read("key")) == (0, b"from the slow writer")
+
+
+def test_what_a_killed_writer_held_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from payments_pipeline.storage.objects import LocalStore
+Path.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+LocalStore(Path(sys.argv[1])).write("key", b"new")
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=False).returncode == -9
+    (left,) = tmp_path.iterdir()
+    LocalStore(tmp_path).write("key", b"new")
+    assert left.exists(), "it is young: nobody can know"
+    os.utime(left, (0, 0))
+    LocalStore(tmp_path).write("key", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
 
 
 def test_a_full_disk_leaves_the_old_object_and_no_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
