@@ -61,6 +61,16 @@ _PROPOSALS = """
         ON p.kind = 'resolution' AND s.instruction_id = (p.content ->> 'instruction_id')::uuid
     WHERE d.decision IS NULL
        OR d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL OR s.state = 'unknown')
+       -- Refused, and the matches still wait: until their rules are restored or changed otherwise.
+       OR d.decision = 'refused' AND p.kind = 'rule_change' AND EXISTS (
+           SELECT FROM jsonb_array_elements(p.content -> 'matches') AS m
+           JOIN posting_breaks b ON b.match_id = m ->> 0 AND b.match_day = (p.content ->> 'match_day')::date
+           WHERE b.reason = 'rules_changed'
+             AND b.seq = (SELECT max(o.seq) FROM day_postings o WHERE o.match_day = b.match_day)
+       ) AND NOT EXISTS (
+           SELECT FROM proposals q WHERE q.kind = 'rule_change' AND q.proposed_at > p.proposed_at
+             AND q.content ->> 'match_day' = p.content ->> 'match_day'
+             AND q.content ->> 'competition_id' = p.content ->> 'competition_id')
     ORDER BY p.proposed_at, p.proposal_id LIMIT 100
 """
 _RULE_CHANGES = """

@@ -73,6 +73,12 @@ WORDS = {
     ),
 }
 
+#: Of rules that changed and whose effect an approver refused.
+REFUSED_RULES_WORDS = (
+    "was posted under other rules of {competition_id}, and the difference was refused: it stays as it was posted, its "
+    "unsent items wait, and the same is not proposed again. Restore the rules, or change them otherwise."
+)
+
 
 @dataclass(frozen=True)
 class PostingPlan:
@@ -83,7 +89,8 @@ class PostingPlan:
         journals: journal_id, match_id, posting_no.
         entries: columns of `ledger_entries`; per journal and currency debits equal credits.
         breaks: match_id, reason, words.
-        rule_changes: what changed rules would do to matches that wait for a person: one a competition.
+        rule_changes: what changed rules would do to matches that wait for a person: one a competition; without those
+            that were refused.
     """
 
     matches: pd.DataFrame
@@ -163,6 +170,7 @@ def plan_posting(
     posted_matches: pd.DataFrame,
     posted_entries: pd.DataFrame,
     accepted_rules: Collection[RuleChange] = (),
+    refused_rules: Collection[RuleChange] = (),
 ) -> PostingPlan:
     """Work out what a day's posting writes.
 
@@ -177,6 +185,7 @@ def plan_posting(
             posted, > 0 a credit) and posting_no (how many postings).
         accepted_rules: changes of rules that an approver accepted; one that would be proposed again, word for word, is
             posted.
+        refused_rules: those that an approver refused; one that would be proposed again, word for word, is not.
 
     Returns:
         The plan; empty where the day says what is posted already.
@@ -202,9 +211,10 @@ def plan_posting(
     changes = rule_changes(day, state[reasons.eq(BreakReason.RULES_CHANGED)], deltas)
     accepted = [match[0] for change in changes if change in accepted_rules for match in change.matches]
     reasons = reasons.mask(state["match_id"].isin(accepted), "")
+    refused = [match[0] for change in changes if change in refused_rules for match in change.matches]
     silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares
     postable = state[reasons.eq("")]
-    breaks = [_break_rows(state, reasons.where(~silent, ""), details)]
+    breaks = [_break_rows(state, reasons.where(~silent, ""), details, refused)]
     breaks.append(_absent(day, state, rejected, posted_matches))
 
     deltas = deltas[deltas["match_id"].isin(postable["match_id"])]
@@ -220,7 +230,7 @@ def plan_posting(
         journals=journals,
         entries=entries,
         breaks=pd.concat(breaks, ignore_index=True).sort_values("match_id", ignore_index=True),
-        rule_changes=tuple(change for change in changes if change not in accepted_rules),
+        rule_changes=tuple(change for change in changes if change not in (*accepted_rules, *refused_rules)),
     )
 
 
@@ -330,12 +340,18 @@ def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[
     return pd.Series(reasons, index=state.index, dtype=object), missing
 
 
-def _break_rows(state: pd.DataFrame, reasons: pd.Series, missing: dict[str, list[str]]) -> pd.DataFrame:
+def _break_rows(
+    state: pd.DataFrame, reasons: pd.Series, missing: dict[str, list[str]], refused: Collection[str]
+) -> pd.DataFrame:
     named = reasons[reasons.ne("")]
     broken = state.loc[named.index].assign(reason=named)
     words = [
         f"match {row['match_id']} "
-        + WORDS[BreakReason(row["reason"])].format(
+        + (
+            REFUSED_RULES_WORDS
+            if row["reason"] == BreakReason.RULES_CHANGED and row["match_id"] in refused
+            else WORDS[BreakReason(row["reason"])]
+        ).format(
             posted_day=row["posted_match_day"],
             revision=row["revision"],
             posted_revision=row["posted_revision"],

@@ -56,10 +56,10 @@ _POSTED_ENTRIES = """
 """
 
 
-#: Changes of rules that an approver has accepted for a day.
-_ACCEPTED_RULES = """
-    SELECT content FROM proposals JOIN proposal_decisions USING (proposal_id)
-    WHERE kind = 'rule_change' AND decision = 'accepted' AND content ->> 'match_day' = %s
+#: Changes of rules that an approver has accepted or refused for a day.
+_DECIDED_RULES = """
+    SELECT decision, content FROM proposals JOIN proposal_decisions USING (proposal_id)
+    WHERE kind = 'rule_change' AND content ->> 'match_day' = %s
 """
 
 
@@ -151,7 +151,7 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     posted_entries = read_frame(cursor, _POSTED_ENTRIES, {}, POSTED_LINES)
     rejected = day_input.rejected
     rejected = rejected[(rejected["dataset"] == "match_results") & (rejected["outcome"] == "rejected")]
-    accepted = cursor.execute(_ACCEPTED_RULES, (day.isoformat(),)).fetchall()
+    decided = cursor.execute(_DECIDED_RULES, (day.isoformat(),)).fetchall()
     plan = plan_posting(
         day,
         day_input.matches,
@@ -160,7 +160,8 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
         rejected[["match_id", "reason"]].astype(object).dropna(),
         posted_matches,
         posted_entries,
-        [RuleChange(**content) for (content,) in accepted],
+        [RuleChange(**content) for decision, content in decided if decision == "accepted"],
+        [RuleChange(**content) for decision, content in decided if decision == "refused"],
     )
     row = cursor.execute(
         """INSERT INTO day_postings
@@ -182,13 +183,9 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     seq: int = row[0]
     for change in plan.rule_changes:
         write_proposal(cursor, change, "rules changed with effect in the past", run.maker)
-    copy_frame(cursor, "posting_breaks", plan.breaks.assign(match_day=day, seq=seq))
-    copy_frame(cursor, "match_postings", plan.matches.assign(match_day=day, day_seq=seq))
-    copy_frame(
-        cursor,
-        "journals",
-        plan.journals.assign(kind="accrual", day=day, run_id=run.run_id, code_version=run.code_version),
-    )
+    copy_frame(cursor, "posting_breaks", plan.breaks, {"match_day": day, "seq": seq})
+    copy_frame(cursor, "match_postings", plan.matches, {"match_day": day, "day_seq": seq})
+    copy_frame(cursor, "journals", plan.journals, {"kind": "accrual", "day": day} | run.stamp)
     refunds = recompute_refunds(cursor, day, posted_entries, plan.entries, plan.matches)
     entries = plan.entries
     if refunds is not None:

@@ -84,6 +84,7 @@ class Books:
         day: dt.date = DAY,
         rejected: tuple[str, ...] = (),
         accepted_rules: tuple[RuleChange, ...] = (),
+        refused_rules: tuple[RuleChange, ...] = (),
     ) -> PostingPlan:
         rows = [one.rows(day) for one in delivered]
         return plan_posting(
@@ -95,6 +96,7 @@ class Books:
             self._posted_matches(day, [one.match_id for one in delivered]),
             self._posted_entries([one.match_id for one in delivered]),
             accepted_rules,
+            refused_rules,
         )
 
     def post(self, *delivered: Delivered, day: dt.date = DAY, **other: Any) -> PostingPlan:
@@ -383,6 +385,25 @@ def test_an_acceptance_is_of_the_rules_and_results_that_were_proposed():
     [proposed] = books.post(Delivered(rules="s", split=0)).rule_changes
     plan = books.post(Delivered(rules="t", split=1), accepted_rules=(proposed,))
     assert reasons(plan) == {"m1": BreakReason.RULES_CHANGED}
+
+
+def test_a_refused_change_of_rules_waits_with_its_words_and_is_proposed_again_only_with_other_content():
+    books = Books()
+    books.post(Delivered(), Delivered(match_id="m2"))
+    changed = Delivered(rules="s", split=0)
+    [refused] = books.post(changed, Delivered(match_id="m2")).rule_changes
+    plan = books.post(changed, Delivered(match_id="m2"), refused_rules=(refused,))
+    assert (reasons(plan), plan.rule_changes) == ({"m1": BreakReason.RULES_CHANGED}, ())
+    [words] = plan.breaks["words"]
+    assert "was refused" in words
+    assert "Restore the rules" in words
+    for other in ([Delivered(rules="t", split=0)], [changed, Delivered(match_id="m2", rules="s", split=0)]):
+        plan = books.post(*other, refused_rules=(refused,))
+        assert len(plan.rule_changes) == 1
+        assert not plan.breaks["words"].str.contains("was refused").any()
+    plan = books.post(changed, Delivered(match_id="m2"), refused_rules=(refused,), accepted_rules=(refused,))
+    assert reasons(plan) == {}
+    assert plan.rule_changes == ()
 
 
 def test_a_match_is_posted_under_one_day_until_its_accruals_net_to_zero():

@@ -9,6 +9,7 @@ import pytest
 from money_zone import DAY, RUN, FakeProcessor, MoneyZone, match, parties_frame, policy, share
 from psycopg import errors
 
+from payments_pipeline import status
 from payments_pipeline.domain.errors import ConflictError, PayoutOutcomeUnknownError
 from payments_pipeline.domain.proposals import Resolution, WriteOff
 from payments_pipeline.processors.base import LookUp, LookUpStatus
@@ -292,6 +293,48 @@ def test_changed_rules_are_posted_once_their_effect_is_accepted(database):
     assert zone.balances() == {"party:a": -500, "party:b": -500, "pot:c1": 1000}
 
 
+def test_a_refused_change_of_rules_stays_refused_until_it_says_something_else(database):
+    zone = MoneyZone(database.url)
+
+    def waits() -> list[tuple[str, str | None]]:
+        found = status.overall(database.url)
+        assert [row["match_id"] for row in found["posting_breaks"]] == ["m1"]
+        return [(row["proposal_id"], row["decision"]) for row in found["proposals"]]
+
+    under(zone, "old", 600, 400)
+    under(zone, "new", 500, 500)
+    [first] = approvals.pending(database.url)
+    approvals.decide(database.approver_url, first["proposal_id"], "refused", "not as agreed")
+    for _ in range(2):
+        under(zone, "new", 500, 500)
+        assert approvals.pending(database.url) == []
+        assert [(str(identity), decision) for identity, decision in waits()] == [(first["proposal_id"], "refused")]
+        [row] = status.overall(database.url)["posting_breaks"]
+        assert "was refused" in row["words"]
+    under(zone, "newer", 300, 700)
+    [second] = approvals.pending(database.url)
+    assert second["content"]["effect"] == [["party:a", "GBP", -300], ["party:b", "GBP", 300]]
+    assert [(str(identity), decision) for identity, decision in waits()] == [(second["proposal_id"], None)]
+    approvals.decide(database.approver_url, second["proposal_id"], "accepted", "as agreed")
+    under(zone, "newer", 300, 700)
+    assert zone.balances() == {"party:a": -300, "party:b": -700, "pot:c1": 1000}
+    found = status.overall(database.url)
+    assert (found["proposals"], found["posting_breaks"]) == ([], [])
+    under(zone, "new", 500, 500)
+    assert len(approvals.pending(database.url)) == 1, "of another posting of the match"
+
+
+def test_rules_restored_after_a_refusal_leave_nothing_that_waits(database):
+    zone = MoneyZone(database.url)
+    under(zone, "old", 600, 400)
+    under(zone, "new", 500, 500)
+    [proposal] = approvals.pending(database.url)
+    approvals.decide(database.approver_url, proposal["proposal_id"], "refused", "not as agreed")
+    under(zone, "old", 600, 400)
+    found = status.overall(database.url)
+    assert (found["proposals"], found["posting_breaks"]) == ([], [])
+
+
 def test_postgres_posts_no_change_of_rules_that_nobody_accepted(database, monkeypatch):
     zone = MoneyZone(database.url)
     under(zone, "old", 600, 400)
@@ -302,7 +345,7 @@ def test_postgres_posts_no_change_of_rules_that_nobody_accepted(database, monkey
 
 
 def _as_if_accepted(plan_posting, *given):
-    *frames, _accepted = given
+    *frames, _accepted, _refused = given
     return plan_posting(*frames, plan_posting(*frames).rule_changes)
 
 
