@@ -1,0 +1,231 @@
+"""Which instructions a dispatch lets leave: the gate, the limits, whose they are, and what changes meanwhile."""
+
+import datetime as dt
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from dispatches import BEFORE, LATER, ONCE, PARTIES, UNAVAILABLE, UNKNOWN, Clock, keys, many_approved, two_approved
+from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, match, parties_frame, policy, share
+
+from payments_pipeline.domain.errors import LedgerFaultError
+from payments_pipeline.storage.postgres import connect
+from payments_pipeline.verify import rules_dispatch
+
+
+@pytest.fixture
+def zone(database) -> MoneyZone:
+    """a is owed 600 and d owes 400; both instructions are approved."""
+    return two_approved(database.url)
+
+
+GATE = [
+    ({"a": "on_hold"}, "the party is on_hold"),
+    ({"a": "closed"}, "the party is closed"),
+    ({"a": {"payout_token": "new"}}, "the party's token changed"),
+    ({"a": {"payout_token": None}}, "the party's token changed"),
+    ({}, "the party is not in the reference data"),
+]
+
+
+@pytest.mark.parametrize(("now", "reason"), GATE, ids=[reason for _, reason in GATE])
+def test_the_gate_cancels_what_a_party_may_no_longer_be_sent(zone, now, reason):
+    processor = FakeProcessor()
+    done = zone.dispatch(parties_frame(**now, d="active"), processor)
+    assert (done.cancelled, done.sent) == (1, 1)
+    assert zone.states()[f"a {DAY}"] == "cancelled"
+    assert zone.open_items() == {"a": 600}
+    assert zone.rows("SELECT reason FROM instruction_events WHERE to_state = 'cancelled'") == [(reason,)]
+    assert keys(processor) == [zone.instruction("d")]
+    assert zone.sweep(PARTIES, NEXT).plan.instructions["amount_minor"].tolist() == [600]
+
+
+@pytest.mark.parametrize(("now", "reason"), GATE, ids=[reason for _, reason in GATE])
+def test_what_was_never_accepted_asks_the_gate_before_it_leaves_again(zone, now, reason):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=ONCE)
+    processor = FakeProcessor()
+    zone.dispatch(parties_frame(**now, d="active"), processor, NEXT)
+    assert keys(processor) == [zone.instruction("d")]
+    assert zone.states()[f"a {DAY}"] == "failed"
+    assert zone.rows("SELECT reason FROM instruction_events WHERE to_state = 'failed'") == [
+        (f"never accepted, and not sent again: {reason}",)
+    ]
+    assert zone.open_items() == {"a": 600}
+    assert zone.balances() == {"pot:c1": 600, "party:a": -600, "suspense": -400, "in_transit:sandbox": 400}
+    assert zone.sweep(PARTIES, LATER[1]).plan.instructions["amount_minor"].tolist() == [600]
+    assert zone.party_balances_disagree() == []
+    with connect(zone.url) as connection:
+        rule = rules_dispatch.RULES["states of sending follow from an outcome or a look-up"]
+        assert rule(connection).breaches == []
+
+
+def test_what_was_ever_in_doubt_and_may_not_leave_again_stays_locked_until_it_is_answered(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    held, processor = parties_frame(a="on_hold", d="active"), FakeProcessor()
+    for day in LATER[:2]:
+        zone.dispatch(held, processor, day)
+        assert zone.states()[f"a {DAY}"] == "unknown"
+        assert zone.open_items() == {}
+    assert set(keys(processor)) == {zone.instruction("d")}
+    assert zone.dispatch(PARTIES, processor, LATER[2]).acknowledged == 1
+    assert zone.states()[f"a {DAY}"] == "submitted"
+
+
+def test_a_doubt_before_the_last_refusal_is_a_doubt(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), NEXT, policy=ONCE)
+    assert set(zone.states().values()) == {"submitting"}
+    processor = FakeProcessor()
+    zone.dispatch(parties_frame(a="on_hold", d="active"), processor, LATER[1])
+    assert keys(processor) == [zone.instruction("d")]
+    assert zone.states()[f"a {DAY}"] == "submitting"
+    assert zone.open_items() == {}
+
+
+def test_the_gate_cancels_what_was_corrected_since_the_sweep(zone):
+    zone.owe(revision=2, a=700, d=-400)
+    assert zone.dispatch(PARTIES, FakeProcessor()).cancelled == 1
+    assert zone.open_items() == {"a": 700}
+
+
+def test_the_gate_cancels_what_has_a_break(zone):
+    zone.post([], [])
+    processor = FakeProcessor()
+    assert zone.dispatch(PARTIES, processor).cancelled == 2
+    assert processor.requests == []
+    assert zone.open_items() == {"a": 600, "d": -400}
+
+
+def _tamper(database, statement: str) -> None:
+    with psycopg.connect(database.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(statement.encode())
+
+
+def test_the_gate_cancels_what_is_not_for_the_net_of_its_items(zone, database):
+    _tamper(database, "UPDATE payout_instructions SET amount_minor = 601 WHERE party_id = 'a'")
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor)
+    assert keys(processor) == [zone.instruction("d")]
+
+
+def test_a_ledger_that_does_not_balance_stops_the_dispatch_before_anything_is_sent(zone, database):
+    _tamper(database, "UPDATE ledger_entries SET debit_minor = debit_minor + 1 WHERE account = 'pot:c1'")
+    processor = FakeProcessor()
+    with pytest.raises(LedgerFaultError, match="differ by 1 in GBP"):
+        zone.dispatch(PARTIES, processor)
+    assert processor.requests == []
+    assert set(zone.states().values()) == {"approved"}
+
+
+def test_what_is_cancelled_while_the_dispatch_runs_is_not_sent_and_stops_nothing_else(zone):
+    class Cancelling(FakeProcessor):
+        def encode(self, request):
+            if not self.requests and zone.states().get(f"a {DAY}") == "approved":
+                zone.owe(revision=2, a=700, d=-400)
+                zone.sweep(PARTIES)
+            return super().encode(request)
+
+    processor = Cancelling()
+    zone.dispatch(PARTIES, processor)
+    assert keys(processor) == [zone.instruction("d")]
+    assert sorted(
+        state
+        for _, state in zone.rows(
+            "SELECT party_id, state FROM payout_instructions JOIN instruction_states USING (instruction_id)"
+        )
+    ) == ["approved", "cancelled", "submitted"]
+
+
+def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_calendar_day(zone):
+    limited = policy(party_day_limit_minor=700)
+    zone.owe(LATER[0], a=200)
+    zone.owe(LATER[1], a=50, b=500)
+    for day in LATER[:2]:
+        zone.sweep(PARTIES, day)
+    clock = Clock()
+    done = zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock)
+    assert (done.sent, done.waiting) == (3, 1)
+    assert zone.states()[f"a {LATER[0]}"] == "approved"
+    assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 0
+    clock.days_later(1)
+    assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 1
+
+
+def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_others(zone):
+    zone.owe(BEFORE, b=5000, c=300)
+    zone.sweep(PARTIES, BEFORE)
+    done = zone.dispatch(PARTIES, FakeProcessor(), policy=policy(day_limit_minor=1300))
+    assert (done.sent, done.waiting) == (3, 1)
+    assert zone.states()[f"b {BEFORE}"] == "approved"
+
+
+def test_an_instruction_of_a_later_sweep_waits_for_its_day(zone):
+    zone.owe(NEXT, b=500)
+    zone.sweep(PARTIES, NEXT)
+    assert zone.dispatch(PARTIES, FakeProcessor()).sent == 2
+    processor = FakeProcessor()
+    assert zone.dispatch(PARTIES, processor, LATER[2]).sent == 1
+    assert b"2024, 8, 21" in processor.requests[0][1]
+
+
+def test_another_processors_instructions_are_left_alone(zone):
+    processor = FakeProcessor(name="other")
+    assert zone.dispatch(PARTIES, processor).sent == 0
+    assert processor.requests == []
+
+
+def test_two_dispatches_at_once_send_each_instruction_once(zone):
+    parties = many_approved(zone, 10)
+    processor = FakeProcessor()
+    with ThreadPoolExecutor(3) as pool:
+        done = list(pool.map(lambda _: zone.dispatch(parties, processor), range(3)))
+    assert sum(one.sent for one in done) == len(processor.requests) == 12
+    assert set(zone.states().values()) == {"submitted"}
+
+
+def test_a_dispatch_and_sweeps_at_once_end_well(zone):
+    parties = many_approved(zone, 10)
+    processor = FakeProcessor()
+    started = threading.Barrier(3)
+
+    def sweep(day: dt.date) -> int:
+        started.wait()
+        zone.owe(day, b=500)
+        return len(zone.sweep(parties_frame(b="active"), day).plan.instructions)
+
+    def dispatch(_day: dt.date) -> int:
+        started.wait()
+        return zone.dispatch(parties, processor).sent
+
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(sweep, LATER[0]), pool.submit(sweep, LATER[1]), pool.submit(dispatch, DAY)]
+        assert [future.result() for future in futures] == [1, 1, 12]
+    assert zone.party_balances_disagree() == []
+
+
+def test_nothing_to_send_asks_the_processor_for_nothing(database):
+    zone = MoneyZone(database.url)
+    zone.post([], [share("m", "a", 1)][:0])
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.sent, processor.requests, processor.looked_up) == (0, [], [])
+
+
+def test_what_is_corrected_while_a_long_dispatch_is_under_way_does_not_leave(database):
+    zone = MoneyZone(database.url)
+    first, second = match("m1"), match("m2")
+    zone.post([first, second], [share("m1", "a", 600), share("m2", "b", 500)])
+    zone.sweep(PARTIES)
+
+    def correct(_key: str) -> None:
+        if len(processor.requests) == 1:
+            zone.post([first, match("m2", revision=2)], [share("m1", "a", 600), share("m2", "b", 400)])
+
+    processor = FakeProcessor(answer=correct)
+    done = zone.dispatch(PARTIES, processor, policy=policy(dispatch={"batch_size": 1}))
+    assert keys(processor) == [zone.instruction("a")]
+    assert (done.sent, done.cancelled) == (1, 1)
+    assert zone.states()[f"b {DAY}"] == "cancelled"
+    assert zone.party_balances_disagree() == []
