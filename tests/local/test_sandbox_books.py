@@ -54,6 +54,8 @@ class Model:
     answers: dict[str, tuple[bytes, Answer, datetime]] = field(default_factory=dict)
     payments: list[tuple[str, str]] = field(default_factory=list)
     lines: dict[date, list[tuple[str, str | None, int, int]]] = field(default_factory=lambda: defaultdict(list))
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    dies_on: dict[str, date] = field(default_factory=dict)
 
 
 class BooksMachine(RuleBasedStateMachine):
@@ -79,7 +81,9 @@ class BooksMachine(RuleBasedStateMachine):
 
     def alive(self, key: str) -> tuple[bytes, Answer] | None:
         kept = self.model.answers.get(key)
-        return kept[:2] if kept and self.now - kept[2] < LIFETIME else None
+        if kept is None or self.now - kept[2] >= LIFETIME or self.today >= self.model.dies_on.get(key, date.max):
+            return None
+        return kept[:2]
 
     @rule(key=KEYS, body=BODIES)
     def pay(self, key: str, body: bytes) -> None:
@@ -90,16 +94,42 @@ class BooksMachine(RuleBasedStateMachine):
             return
         content = orjson.loads(body)
         self.model.answers[key] = (body, answer, self.now)
+        self.model.ids[key] = []
+        self.model.dies_on.pop(key, None)
         if content["token"] not in LINES:
             code = "account_closed" if content["token"] == "tok_test_decline" else "invalid_token"
             assert orjson.loads(answer.body)["error"]["code"] == code
             return
         assert answer.status == 201
-        self.model.payments.append((orjson.loads(answer.body)["id"], key))
+        self.carried_out(key, orjson.loads(answer.body)["id"], content)
+
+    def carried_out(self, key: str, payment_id: str, content: dict[str, Any]) -> None:
+        self.model.ids[key].append(payment_id)
+        self.model.payments.append((payment_id, key))
         for kind, days, moved, copies in LINES[content["token"]]:
             day = date.fromisoformat(content["execute_on"]) + timedelta(days=days)
             cash = -moved if content["direction"] == "credit" else moved
             self.model.lines[day].append((kind, key, cash, copies))
+
+    @rule(key=KEYS)
+    def pay_the_same_twice(self, key: str) -> None:
+        """What was accepted once stands under the key twice then, and never a third time."""
+        kept = self.alive(key)
+        if kept is None:
+            return
+        assert self.commit(lambda: self.desk.pay_twice(self.db, key, kept[0])) == kept[1]
+        if len(self.model.ids[key]) == 1:
+            statement: Any = reports.statement(self.db, self.today)
+            known = {payment_id for payment_id, _ in self.model.payments}
+            [second] = {row["id"] for row in statement["payments"] + statement["scheduled"]} - known
+            self.carried_out(key, second, orjson.loads(kept[0]))
+
+    @rule(key=KEYS, day=DAYS)
+    def expire_on(self, key: str, day: date) -> None:
+        alive = self.alive(key) is not None
+        assert self.commit(lambda: self.desk.expire(self.db, key, on=day)).status == (200 if alive else 404)
+        if alive:
+            self.model.dies_on[key] = day
 
     @rule(key=KEYS, day=DAYS, amount_minor=st.integers(1, 9))
     def fund(self, key: str, day: date, amount_minor: int) -> None:
@@ -116,9 +146,10 @@ class BooksMachine(RuleBasedStateMachine):
 
     @rule(key=KEYS)
     def expire(self, key: str) -> None:
-        answer = self.commit(lambda: self.desk.expire(self.db, key))
-        assert answer.status == (404 if self.alive(key) is None else 200)
-        self.model.answers.pop(key, None)
+        answer, alive = self.commit(lambda: self.desk.expire(self.db, key)), self.alive(key) is not None
+        assert answer.status == (200 if alive else 404)
+        if alive:
+            del self.model.answers[key]
 
     @rule(hours=st.integers(1, 30))
     def wait(self, hours: int) -> None:
@@ -146,7 +177,9 @@ class BooksMachine(RuleBasedStateMachine):
             return
         assert content["body_sha256"] == hashlib.sha256(kept[0]).hexdigest()
         assert content["status"] == ("accepted" if kept[1].status == 201 else "rejected")
-        assert content.get("id") == orjson.loads(kept[1].body).get("id")
+        ids = self.model.ids[key]
+        assert content.get("ids", [content["id"]] if "id" in content else []) == ids
+        assert ("ids" in content) == (len(ids) > 1)
 
     @invariant()
     def reports_say_what_has_come_to_pass(self) -> None:
@@ -184,7 +217,7 @@ class BooksMachine(RuleBasedStateMachine):
             total += cash
 
     @invariant()
-    def each_payment_is_carried_out_once(self) -> None:
+    def what_was_accepted_is_carried_out_and_nothing_else(self) -> None:
         if hasattr(self, "database"):
             statement: Any = reports.statement(self.db, self.today)
             both = statement["payments"] + statement["scheduled"]
