@@ -85,10 +85,10 @@ _CLOCK = """
 """
 
 
-def _reading(tables: Sequence[str], condition: str, conditional: Collection[str] = ()) -> sql.Composed:
-    """Read what Postgres knows now, and of each table how many rows it has and those that fulfil the condition.
+def _reading(tables: Sequence[str], condition: str, conditional: Collection[str] = ()) -> bytes:
+    """Give the statement that reads what Postgres knows now, and of each table its number of rows and its rows.
 
-    The condition is that of the tables `conditional`; of the others all rows are read.
+    Of the tables `conditional` only those rows are read that fulfil the condition.
     """
     parts: list[sql.Composable] = [sql.SQL("pg_current_snapshot()::text")]
     for table in tables:
@@ -96,7 +96,7 @@ def _reading(tables: Sequence[str], condition: str, conditional: Collection[str]
         count = sql.SQL("(SELECT count(*) FROM payments.{})").format(sql.Identifier(table))
         rows = sql.SQL("(SELECT coalesce(json_agg(t), '[]') FROM payments.{} t WHERE {})")
         parts += [count, rows.format(sql.Identifier(table), where)]
-    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts))
+    return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts)).as_bytes()
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from payments_pipeline.domain.errors import InvariantError
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.keys import key_codes
 from payments_pipeline.domain.proposals import RuleChange, rule_changes
 
 #: A share's key: what a posting is the n-th of. The account stands for the party.
@@ -420,13 +421,13 @@ def check_balanced(entries: pd.DataFrame) -> None:
     Raises:
         InvariantError: names the journal, its currency and by how much; nothing was posted.
     """
-    totals = entries.groupby(["journal_id", "currency"], sort=False, as_index=False)[
-        ["debit_minor", "credit_minor"]
-    ].sum()
-    bad = totals[totals["debit_minor"] != totals["credit_minor"]]
-    if not bad.empty:
-        row = bad.iloc[0]
+    of_row, first = key_codes([entries[name].to_numpy(object) for name in ("journal_id", "currency")])
+    debit, credit = np.zeros(len(first), np.int64), np.zeros(len(first), np.int64)
+    np.add.at(debit, of_row, entries["debit_minor"].to_numpy(np.int64))
+    np.add.at(credit, of_row, entries["credit_minor"].to_numpy(np.int64))
+    for bad in np.flatnonzero(debit != credit):
+        row = entries.iloc[first[bad]]
         raise InvariantError(
-            f"journal {row['journal_id']} would not balance in {row['currency']}: debits {row['debit_minor']}, credits "
-            f"{row['credit_minor']}. Nothing was posted. This is a defect of the program: report it."
+            f"journal {row['journal_id']} would not balance in {row['currency']}: debits {debit[bad]}, credits "
+            f"{credit[bad]}. Nothing was posted. This is a defect of the program: report it."
         )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.keys import key_codes, running_sums
 from payments_pipeline.domain.movements import Leg, movement_lines
 from payments_pipeline.domain.policy import Policy
 
@@ -42,21 +43,20 @@ def within_limits(approved: pd.DataFrame, sent_today: pd.DataFrame, policy: Poli
     limits = {currency: policy.of(currency) for currency in approved["currency"].unique()}
     party_limit = approved["currency"].map({c: limit.party_day_limit_minor for c, limit in limits.items()})
     day_limit = approved["currency"].map({c: limit.day_limit_minor for c, limit in limits.items()})
-    by_party = sent_today.groupby(["party_id", "currency"])["amount_minor"].sum()
-    before = (
-        approved.merge(by_party.rename("sent").reset_index(), on=["party_id", "currency"], how="left")["sent"]
-        .astype("Int64")
-        .fillna(0)
-        .to_numpy("int64")
-    )
-    running = approved.groupby(["party_id", "currency"])["amount_minor"].cumsum().to_numpy("int64")
-    fits = pd.Series(running + before <= party_limit.to_numpy("int64"), index=approved.index)
-    spent = approved["currency"].map(sent_today.groupby("currency")["amount_minor"].sum()).fillna(0).astype("int64")
-    total = approved["amount_minor"].where(fits, 0).groupby(approved["currency"]).cumsum()
-    over = fits & (total + spent > day_limit)
-    for currency in approved.loc[over, "currency"].unique():
-        mine = approved["currency"].eq(currency) & fits
-        fits[mine] = _fill(approved[mine], int(day_limit[mine].iloc[0] - spent[mine].iloc[0]))
+    names = ("party_id", "currency", "amount_minor")
+    party, currency, amount = (np.append(sent_today[name].to_numpy(), approved[name].to_numpy()) for name in names)
+    amount, sent = amount.astype(np.int64), len(sent_today)
+    of_party, _ = key_codes([party.astype(object), currency.astype(object)])
+    of_currency, _ = key_codes([currency.astype(object)])
+    running = running_sums(of_party, amount)[sent:]
+    fits = pd.Series(running <= party_limit.to_numpy("int64"), index=approved.index)
+    counted = np.append(amount[:sent], np.where(fits, amount[sent:], 0))
+    total = running_sums(of_currency, counted)[sent:]
+    over = fits & (total > day_limit)
+    for code in approved.loc[over, "currency"].unique():
+        mine = approved["currency"].eq(code) & fits
+        spent = int(amount[:sent][currency[:sent] == code].sum())
+        fits[mine] = _fill(approved[mine], limits[code].day_limit_minor - spent)
     return fits
 
 

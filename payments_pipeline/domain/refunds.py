@@ -13,11 +13,13 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from payments_pipeline.domain.allocation import NO_CAP, REMAINDER, Claims, divide
 from payments_pipeline.domain.errors import InvariantError
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.keys import key_codes, rows_of, turns
 from payments_pipeline.domain.ledger import ENTRY_KEY, check_balanced, party_of
 
 POT = "match_fee"
@@ -71,32 +73,28 @@ def decide_requests(
     Returns:
         The requests, with decision, words, fixed_minor (int64, 0 unless accepted), currency and pot_no.
     """
-    known = accepted.rename(columns={"pot_party_id": "party_id", "requested_minor": "amount_minor"})
-    found = requests.merge(known, on="refund_id", how="left", suffixes=("", "_before"))
-    again = found["match_id_before"].notna()
+    before = rows_of(requests, accepted, ["refund_id"])
+    again = before >= 0
+    asked = _or_zero(requests["amount_minor"])
     same = again.copy()
-    for name in ("match_id", "party_id", "reason"):
-        same &= found[name].eq(found[f"{name}_before"])
-    if "requester" in requests:
-        same &= found["requester"].isna() | found["requester"].eq(found["requester_before"])
-    amount, before = (found[name].astype("Int64").fillna(0) for name in ("amount_minor", "amount_minor_before"))
-    same &= amount.eq(before).astype(bool)
-    found = found[requests.columns].merge(
-        pots.rename(columns={"pot_party_id": "party_id"}), on=["match_id", "party_id"], how="left"
-    )
-    charged = found["left_minor"].notna()
-    fixed, left = np.zeros(len(found), np.int64), np.zeros(len(found), np.int64)
-    number = np.zeros(len(found), np.int64)
-    asked = amount.to_numpy(np.int64)
-    pot = found.groupby(["match_id", "party_id"], sort=False).ngroup().to_numpy()
-    remaining = np.zeros(pot.max(initial=-1) + 1, np.int64)
-    taken = np.zeros(len(remaining), np.int64)
-    remaining[pot] = found["left_minor"].fillna(0).to_numpy(np.int64)
-    taken[pot] = found["refunds"].fillna(0).to_numpy(np.int64)
-    candidates = np.flatnonzero((charged & ~again).to_numpy(bool))
-    turns = pd.Series(pot[candidates]).groupby(pot[candidates]).cumcount().to_numpy()
-    for turn in range(turns.max(initial=-1) + 1):
-        rows = candidates[turns == turn]
+    if len(accepted):
+        earlier = accepted.iloc[before]
+        for name, name_before in (("match_id", "match_id"), ("party_id", "pot_party_id"), ("reason", "reason")):
+            same &= requests[name].to_numpy(object) == earlier[name_before].to_numpy(object)
+        same &= asked == _or_zero(earlier["requested_minor"])
+    names = ["match_id", "party_id"]
+    pot, first = key_codes([requests[name].to_numpy(object) for name in names])
+    charging = rows_of(requests.iloc[first][names], pots.rename(columns={"pot_party_id": "party_id"}), names)
+    charged = (charging >= 0)[pot]
+    fixed, left = np.zeros(len(requests), np.int64), np.zeros(len(requests), np.int64)
+    number = np.zeros(len(requests), np.int64)
+    remaining, taken = np.zeros(len(first), np.int64), np.zeros(len(first), np.int64)
+    remaining[charging >= 0] = pots["left_minor"].to_numpy(np.int64)[charging[charging >= 0]]
+    taken[charging >= 0] = pots["refunds"].to_numpy(np.int64)[charging[charging >= 0]]
+    candidates = np.flatnonzero(charged & ~again)
+    turn_of = turns(pot[candidates])
+    for turn in range(turn_of.max(initial=-1) + 1):
+        rows = candidates[turn_of == turn]
         left[rows] = remaining[pot[rows]]
         wanted = np.where(asked[rows] == 0, left[rows], asked[rows])
         wanted[wanted > left[rows]] = 0
@@ -107,17 +105,21 @@ def decide_requests(
     conditions = [
         (Decision.REPEATED, same),
         (Decision.OTHER_CONTENT, again),
-        (Decision.MATCH_NOT_POSTED, ~found["match_id"].isin(posted)),
+        (Decision.MATCH_NOT_POSTED, ~requests["match_id"].isin(posted).to_numpy(bool)),
         (Decision.NOT_A_PAYER, ~charged),
-        (Decision.NOTHING_LEFT, pd.Series(left == 0)),
-        (Decision.MORE_THAN_LEFT, pd.Series(fixed == 0)),
+        (Decision.NOTHING_LEFT, left == 0),
+        (Decision.MORE_THAN_LEFT, fixed == 0),
     ]
     decided = np.select(
-        [condition.to_numpy(dtype=bool) for _, condition in conditions],
+        [condition for _, condition in conditions],
         [str(decision) for decision, _ in conditions],
         str(Decision.ACCEPTED),
     )
-    found = found.assign(decision=decided.astype(object), fixed_minor=fixed, left_minor=left, pot_no=number)
+    currency = np.full(len(first), None, object)
+    currency[charging >= 0] = pots["currency"].to_numpy(object)[charging[charging >= 0]]
+    found = requests.assign(
+        decision=decided.astype(object), fixed_minor=fixed, left_minor=left, currency=currency[pot], pot_no=number
+    )
     found["words"] = [
         "" if (words := REFUSED_WORDS.get(Decision(row["decision"]))) is None else _said(words, row)
         for row in found.to_dict("records")
@@ -144,17 +146,22 @@ def charges(accruals: pd.DataFrame, refunded: pd.DataFrame, refunds: pd.DataFram
     Returns:
         POT_KEY, left_minor, refunds; of a pot with charges in two currencies, the one that is still charged.
     """
-    charged = accruals[["amount_minor"]].clip(upper=0).abs().join(accruals[POT_KEY])
-    back = refunded[["amount_minor"]].clip(lower=0).mul(-1).join(refunded[POT_KEY])
-    payers = accruals.loc[(accruals["amount_minor"] < 0) | accruals["recipient"].eq("payer"), POT_KEY].drop_duplicates()
-    sums = pd.concat([charged, back]).groupby(POT_KEY, as_index=False, sort=False)["amount_minor"].sum()
-    found = payers.merge(sums, on=POT_KEY).rename(columns={"amount_minor": "left_minor"})
-    found = found.sort_values("left_minor", ascending=False, kind="stable").drop_duplicates(POT_KEY[:2])
-    count = refunds.groupby(POT_KEY[:2]).size().rename("refunds").reset_index()
-    found = found.merge(count, on=POT_KEY[:2], how="left")
-    return found.assign(
-        left_minor=found["left_minor"].astype("int64"), refunds=found["refunds"].astype("Int64").fillna(0)
-    )
+    both = [np.concatenate([accruals[name].to_numpy(object), refunded[name].to_numpy(object)]) for name in POT_KEY]
+    pot, first = key_codes(both)
+    posted, back = accruals["amount_minor"].to_numpy(np.int64), refunded["amount_minor"].to_numpy(np.int64)
+    left = np.zeros(len(first), np.int64)
+    np.add.at(left, pot, np.concatenate([np.maximum(-posted, 0), -np.maximum(back, 0)]))
+    paid = (posted < 0) | (accruals["recipient"].to_numpy(object) == "payer")
+    payers = np.unique(pot[: len(accruals)][paid])
+    payers = payers[np.argsort(-left[payers], kind="stable")]
+    found: pd.DataFrame = accruals.iloc[first[payers]][POT_KEY].assign(left_minor=left[payers])
+    found = found.drop_duplicates(POT_KEY[:2], ignore_index=True)
+    of_pot = rows_of(refunds, found, POT_KEY[:2])
+    return found.assign(refunds=np.bincount(of_pot[of_pot >= 0], minlength=len(found)))
+
+
+def _or_zero(amounts: pd.Series) -> npt.NDArray[np.int64]:
+    return amounts.to_numpy(np.int64, na_value=0) if amounts.hasnans else amounts.to_numpy(np.int64)
 
 
 @dataclass(frozen=True)
@@ -217,12 +224,12 @@ def plan_refunds(
             f"match {bad['match_id']}: what the fee of {bad['pot_party_id']} charges is not what its lines hold. "
             "Nothing was posted. Run `payments-pipeline verify`."
         )
-    turns = pd.Series(pot).groupby(pot).cumcount().to_numpy()
+    turn_of = turns(pot)
     fixed = ordered["amount_minor"].to_numpy(np.int64)
     applied = np.zeros(len(ordered), np.int64)
     parts = []
-    for turn in range(turns.max(initial=-1) + 1):
-        rows = np.flatnonzero(turns == turn)
+    for turn in range(turn_of.max(initial=-1) + 1):
+        rows = np.flatnonzero(turn_of == turn)
         pots = pot[rows]
         applied[rows] = np.minimum(fixed[rows], left[pots * 2])
         left[pots * 2] -= applied[rows]

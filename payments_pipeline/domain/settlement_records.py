@@ -18,12 +18,17 @@ import numpy as np
 import pandas as pd
 
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.keys import Codes, rows_of, turns
 from payments_pipeline.domain.ledger import check_balanced
 from payments_pipeline.domain.lifecycle import SENT, State
 from payments_pipeline.domain.movements import Leg, movement_lines
 
 #: States whose instruction has been sent: a line can be about it.
 LINES_ABOUT = (*SENT, State.SETTLED, State.FAILED, State.RETURNED)
+_SENT = [str(state) for state in SENT]
+#: What stands for an instruction that is not there, at the end of a column: place -1.
+_NULL = np.array([None], object)
+_UNDONE = [str(State.FAILED), str(State.RETURNED)]
 
 
 @dataclass(frozen=True)
@@ -66,79 +71,77 @@ def plan_settlement(
 
     Source: docs/concepts/settlement.md.
     """
-    known = instructions[instructions["state"].isin([str(state) for state in LINES_ABOUT])].rename(
-        columns={"currency": "instruction_currency", "amount_minor": "instructed_minor"}
-    )
-    frame = lines.sort_values(["kind", "entry_reference"], ignore_index=True).merge(
-        known, on="idempotency_key", how="left"
-    )
-    about = (
-        frame["kind"].isin(["settled", "failed", "returned"])
-        & frame["instruction_id"].notna()
-        & frame["currency"].eq(frame["instruction_currency"])
-    )
+    known = instructions[np.isin(instructions["state"].to_numpy(str), [str(state) for state in LINES_ABOUT])]
     # Within a date, what settles comes before what fails or returns: the order in which money can have moved.
-    rank = frame["kind"].map({"settled": 0, "failed": 1, "returned": 2}).fillna(3)
-    frame = frame.assign(about=about, rank=rank).sort_values(["rank", "entry_reference"], ignore_index=True)
-    frame["journal_id"] = business_ids(
-        "report_line", pd.Series(processor, index=frame.index, dtype=object), frame["entry_reference"]
-    )
-    frame["round"] = frame.groupby("instruction_id", dropna=False).cumcount().where(frame["about"], -1)
+    rank = lines["kind"].map({"settled": 0, "failed": 1, "returned": 2}).fillna(3).to_numpy(np.int64)
+    ordered = np.lexsort((lines["entry_reference"].to_numpy(str), rank))
+    frame, rank = lines.iloc[ordered].reset_index(drop=True), rank[ordered]
+    place = rows_of(frame, known, ["idempotency_key"])
 
-    steps = []
-    current = known.set_index("instruction_id")[["state", "seq", "net_minor"]]
-    rounds = int(frame["round"].max()) + 1 if len(frame) else 0
-    for number in range(rounds):
-        step = _step(frame[frame["round"] == number], current)
-        steps.append(step)
-        if number + 1 == rounds:
-            break
-        moved = step.set_index("instruction_id")
-        current.loc[moved.index, "state"] = moved["to_state"]
-        current.loc[moved.index, "seq"] = moved["to_seq"]
-        current.loc[moved.index, "net_minor"] = moved["to_net"]
-    others = _others(frame[~frame["about"]], pots)
-    stepped = pd.concat(steps, ignore_index=True) if steps else _step(frame.iloc[:0], current)
+    def of_its_instruction(name: str) -> np.ndarray:
+        return np.append(known[name].to_numpy(object), _NULL)[place]
+
+    about = (rank < 3) & (frame["currency"].to_numpy(object) == of_its_instruction("currency"))
+    frame = frame.assign(
+        **{name: of_its_instruction(name) for name in ("instruction_id", "direction", "party_id")},
+        instructed_minor=of_its_instruction("amount_minor"),
+        journal_id=business_ids("report_line", [processor] * len(frame), frame["entry_reference"]),
+    )
+    mine = np.flatnonzero(about)
+    stepped = _stepped(frame.iloc[mine], place[mine], known)
+    others = _others(frame[~about], pots)
     posted = [_instruction_entries(day, processor, stepped), _other_entries(day, processor, others)]
     entries = pd.concat([frame for frame in posted if len(frame)] or posted[:1], ignore_index=True)
     check_balanced(entries)
     return _plan(day, processor, stepped, others, entries)
 
 
-def _step(lines: pd.DataFrame, current: pd.DataFrame) -> pd.DataFrame:
-    """Let one line of each instruction act on it; columns from_* and to_* say what it was and became."""
-    before = current.reindex(lines["instruction_id"])
-    state = before["state"].to_numpy(object)
-    net = before["net_minor"].fillna(0).to_numpy("int64")
-    kind = lines["kind"].to_numpy(object)
-    sent = np.isin(state.astype(str), [str(s) for s in SENT])
-    sign = np.where(lines["direction"].eq("credit"), -1, 1)
-    to_net = net + sign * lines["amount_minor"].to_numpy("int64")
-    to_state = np.select(
-        [
-            (kind == "settled") & sent,
-            (kind == "failed") & sent,
-            (kind == "returned") & (sent | (state == State.SETTLED)),
-        ],
-        [State.SETTLED, State.FAILED, State.RETURNED],
-        state,
-    ).astype(object)
-    changed = to_state != state
-    undone = np.isin(to_state.astype(str), [State.FAILED, State.RETURNED])
-    was_undone = np.isin(state.astype(str), [State.FAILED, State.RETURNED])
-    amount = lines["instructed_minor"].fillna(0).to_numpy("int64")
-    excess = np.maximum(to_net - np.where(undone, 0, amount), 0)
-    was_excess = np.where(sent, 0, np.maximum(net - np.where(was_undone, 0, amount), 0))
-    seq = before["seq"].fillna(0).to_numpy("int64")
+def _stepped(lines: pd.DataFrame, place: Codes, known: pd.DataFrame) -> pd.DataFrame:
+    """Let lines act on their instructions, those of one instruction one after the other.
+
+    Columns from_* and to_* say what an instruction was and became.
+    """
+    state, seq, net = known["state"].to_numpy(object, copy=True), _numbers(known["seq"]), _numbers(known["net_minor"])
+    kind, amount = lines["kind"].to_numpy(object), _numbers(lines["instructed_minor"])
+    cash = np.where(lines["direction"].to_numpy(object) == "credit", -1, 1) * _numbers(lines["amount_minor"])
+    from_state, to_state = np.empty(len(lines), object), np.empty(len(lines), object)
+    to_seq, to_net, excess = (np.zeros(len(lines), np.int64) for _ in range(3))
+    turn_of = turns(place)
+    for turn in range(turn_of.max(initial=-1) + 1):
+        rows = np.flatnonzero(turn_of == turn)
+        at = place[rows]
+        was, asked = state[at], amount[rows]
+        sent, was_undone = np.isin(was.astype(str), _SENT), np.isin(was.astype(str), _UNDONE)
+        now = np.select(
+            [
+                (kind[rows] == "settled") & sent,
+                (kind[rows] == "failed") & sent,
+                (kind[rows] == "returned") & (sent | (was == State.SETTLED)),
+            ],
+            [State.SETTLED, State.FAILED, State.RETURNED],
+            was,
+        ).astype(object)
+        undone = np.isin(now.astype(str), _UNDONE)
+        net_now = net[at] + cash[rows]
+        was_excess = np.where(sent, 0, np.maximum(net[at] - np.where(was_undone, 0, asked), 0))
+        excess[rows] = np.maximum(net_now - np.where(undone, 0, asked), 0) - was_excess
+        seq[at] += now != was
+        state[at], net[at] = now, net_now
+        from_state[rows], to_state[rows], to_seq[rows], to_net[rows] = was, now, seq[at], net_now
+    changed = to_state != from_state
     return lines.assign(
-        from_state=state,
+        from_state=from_state,
         to_state=to_state,
-        changed=changed,
-        to_seq=seq + changed,
+        changed=changed.astype(bool),
+        to_seq=to_seq,
         to_net=to_net,
-        reversed_minor=np.where(changed & undone, amount, 0),
-        excess_minor=excess - was_excess,
+        reversed_minor=np.where(changed & np.isin(to_state.astype(str), _UNDONE), amount, 0),
+        excess_minor=excess,
     )
+
+
+def _numbers(column: pd.Series) -> Codes:
+    return column.to_numpy(np.int64, copy=True)
 
 
 def _instruction_entries(day: date, processor: str, steps: pd.DataFrame) -> pd.DataFrame:

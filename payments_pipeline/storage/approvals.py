@@ -140,18 +140,16 @@ def approve(approver_url: str, instruction_id: str, digest: str, reason: str, to
             return row
         if state != State.HELD:
             raise NotApprovedError(f"instruction {instruction_id} is {state}, not held. Nothing was approved.")
-        event = pd.DataFrame([{"instruction_id": instruction_id, "seq": seq + 1}], dtype=object)
         write_events(
             cursor,
-            event.assign(
-                from_state=str(State.HELD),
-                to_state=str(State.APPROVED),
-                actor=login,
-                reason=reason,
-                evidence=f'{{"digest": "{digest}"}}',
-            ),
+            pd.DataFrame([{"instruction_id": instruction_id, "seq": seq + 1}], dtype=object),
             today,
             _by_hand(login),
+            from_state=str(State.HELD),
+            to_state=str(State.APPROVED),
+            actor=login,
+            reason=reason,
+            evidence=f'{{"digest": "{digest}"}}',
         )
     return row
 
@@ -288,7 +286,7 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
                     continue
                 if isinstance(proposal, WriteOff):
                     journals, entries = write_off_entries(identity, proposal, today)
-                    copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
+                    copy_frame(cursor, "journals", journals, run.stamp)
                     copy_frame(cursor, "ledger_entries", entries)
                 else:
                     words = f"{proposal.evidence}: proposed by {maker}, accepted by {approver} (proposal {identity})"

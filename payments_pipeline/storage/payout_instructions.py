@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
@@ -192,33 +193,50 @@ def _write(
     cursor: psycopg.Cursor[Any], day: date, seq: int, plan: SweepPlan, processor: str, policy: Policy, run: RunInfo
 ) -> None:
     made = plan.instructions
-    copy_frame(cursor, "sweep_deferrals", plan.deferrals.assign(sweep_day=day, seq=seq))
+    copy_frame(cursor, "sweep_deferrals", plan.deferrals, {"sweep_day": day, "seq": seq})
+    if made.empty:
+        return
     copy_frame(
         cursor,
         "payout_instructions",
         made.drop(columns=["state", "reason"]).assign(
-            sweep_day=day,
-            sweep_seq=seq,
-            processor=processor,
-            policy_version=policy.version,
-            maker=run.maker,
-            approval_days=made["state"].map({str(State.HELD): policy.approval.expires_days}).astype("Int64"),
-            run_id=run.run_id,
-            code_version=run.code_version,
+            approval_days=made["state"].map({str(State.HELD): policy.approval.expires_days}).astype("Int64")
         ),
+        {
+            "sweep_day": day,
+            "sweep_seq": seq,
+            "processor": processor,
+            "policy_version": policy.version,
+            "maker": run.maker,
+        }
+        | run.stamp,
     )
     copy_frame(cursor, "instruction_claims", plan.claims)
-    born = made[["instruction_id"]].assign(
-        seq=1, from_state=None, to_state=str(State.CREATED), reason="swept", actor="sweep"
-    )
-    judged = made[["instruction_id", "state", "reason"]].rename(columns={"state": "to_state"})
-    judged = judged.assign(seq=2, from_state=str(State.CREATED), actor=f"policy {policy.version}")
-    write_events(cursor, pd.concat([born, judged], ignore_index=True), day, run)
+    count, created = len(made), str(State.CREATED)
+    events = {
+        "instruction_id": np.tile(made["instruction_id"].to_numpy(object), 2),
+        "seq": np.repeat([1, 2], count),
+        "from_state": np.repeat(np.array([None, created], object), count),
+        "to_state": np.append(np.full(count, created, object), made["state"].to_numpy(object)),
+        "reason": np.append(np.full(count, "swept", object), made["reason"].to_numpy(object)),
+        "actor": np.repeat(np.array(["sweep", f"policy {policy.version}"], object), count),
+    }
+    write_events(cursor, pd.DataFrame(events), day, run)
 
 
-def write_events(cursor: psycopg.Cursor[Any], events: pd.DataFrame, day: date, run: RunInfo) -> None:
-    """Append events: instruction_id, seq, from_state, to_state, actor, reason and, where there is any, evidence."""
-    copy_frame(cursor, "instruction_events", events.assign(occurred_on=day, run_id=run.run_id))
+def write_events(
+    cursor: psycopg.Cursor[Any], events: pd.DataFrame, day: date, run: RunInfo, **same: str | int | None
+) -> None:
+    """Append events: instruction_id, seq, from_state, to_state, actor, reason and, where there is any, evidence.
+
+    Args:
+        cursor: in a transaction under the lock of instructions.
+        events: those columns of them that differ from row to row.
+        day: day of the events.
+        run: who writes.
+        same: those columns of them that all rows have alike.
+    """
+    copy_frame(cursor, "instruction_events", events, {"occurred_on": day, "run_id": run.run_id} | same)
 
 
 def cancel(
@@ -247,7 +265,7 @@ def cancel(
     frame = pd.DataFrame(instructions, columns=["instruction_id", "from_state", "seq"])
     frame["instruction_id"] = frame["instruction_id"].astype(str)
     frame["seq"] = frame["seq"] + 1
-    write_events(cursor, frame.assign(to_state=str(State.CANCELLED), actor=actor, reason=reason), day, run)
+    write_events(cursor, frame, day, run, to_state=str(State.CANCELLED), actor=actor, reason=reason)
     release(cursor, frame["instruction_id"].tolist(), day=day, by_sweep=by_sweep, run=run)
     return len(frame)
 

@@ -283,27 +283,27 @@ def begin(
         ).fetchall()
         still = instructions["instruction_id"].isin([row[0] for row in approved_now])
         attempts = instructions[["instruction_id"]].assign(
-            attempt_no=1,
             idempotency_key=instructions["instruction_id"],
             request=["\\x" + request.hex() for request in requests],
             request_sha256=[hashlib.sha256(request).hexdigest() for request in requests],
             execute_on=execute_on,
-            not_after=not_after,
-            dispatched_on=day,
-            run_id=run.run_id,
         )
-        events = instructions[["instruction_id"]].assign(
-            seq=instructions["seq"] + 1,
+        events = instructions[["instruction_id"]].assign(seq=instructions["seq"] + 1)
+        journals, entries = submission_entries(instructions[still].reset_index(drop=True), day, reverse=False)
+        write_events(
+            cursor,
+            events[still],
+            day,
+            run,
             from_state=str(State.APPROVED),
             to_state=str(State.SUBMITTING),
             actor="dispatch",
             reason="the gate let it pass",
         )
-        journals, entries = submission_entries(instructions[still].reset_index(drop=True), day, reverse=False)
-        write_events(cursor, events[still], day, run)
-        copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
+        copy_frame(cursor, "journals", journals, run.stamp)
         copy_frame(cursor, "ledger_entries", entries)
-        copy_frame(cursor, "payout_attempts", attempts[still])
+        sent = {"attempt_no": 1, "not_after": not_after, "dispatched_on": day}
+        copy_frame(cursor, "payout_attempts", attempts[still], sent | {"run_id": run.run_id})
     return [
         Attempt(instruction_id, 1, instruction_id, request, not_after)
         for instruction_id, request, approved in zip(instructions["instruction_id"], requests, still, strict=True)
@@ -397,14 +397,12 @@ def _move(
     moves = moves.merge(states, on="instruction_id", how="inner")
     if moves.empty:
         return
-    events = moves[["instruction_id", "to_state", "reason"]].assign(
-        seq=moves["seq"] + 1, from_state=str(from_state), actor=actor
-    )
-    write_events(cursor, events, day, run)
+    events = moves[["instruction_id", "to_state", "reason"]].assign(seq=moves["seq"] + 1)
+    write_events(cursor, events, day, run, from_state=str(from_state), actor=actor)
     failed = moves[moves["to_state"] == str(State.FAILED)].reset_index(drop=True)
     if len(failed):
         journals, entries = submission_entries(failed, day, reverse=True)
-        copy_frame(cursor, "journals", journals.assign(run_id=run.run_id, code_version=run.code_version))
+        copy_frame(cursor, "journals", journals, run.stamp)
         copy_frame(cursor, "ledger_entries", entries)
         release(cursor, failed["instruction_id"].tolist(), day=day, by_sweep=False, run=run)
 

@@ -10,11 +10,12 @@ import io
 import select
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from enum import IntEnum
+from functools import cache
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary, WeakSet
 
@@ -45,6 +46,11 @@ class RunInfo:
     run_id: str
     code_version: str
     maker: str
+
+    @property
+    def stamp(self) -> dict[str, str]:
+        """Give the columns that say which run of which code wrote a row."""
+        return {"run_id": self.run_id, "code_version": self.code_version}
 
 
 class Lock(IntEnum):
@@ -209,7 +215,7 @@ def day_key(day: date) -> int:
 
 
 def copy_frame(
-    cursor: psycopg.Cursor[Any], table: str, frame: pd.DataFrame, columns: Sequence[str] | None = None
+    cursor: psycopg.Cursor[Any], table: str, frame: pd.DataFrame, same: Mapping[str, object] | None = None
 ) -> int:
     """Insert a frame by COPY, in one statement.
 
@@ -217,26 +223,33 @@ def copy_frame(
         cursor: inside the caller's transaction.
         table: table of schema payments, or a temporary one.
         frame: values as Postgres reads them; None is null, an empty string is one.
-        columns: which to write; all of the frame's where not given.
+        same: further columns, with the one value that all rows have.
 
     Returns:
         Rows inserted.
     """
-    names = list(columns if columns is not None else frame.columns)
     if frame.empty:
         return 0
+    same = same or {}
+    names = [*frame.columns, *same]
+    columns = [_sent(frame[name]) for name in frame.columns]
+    columns += [pa.repeat(pa.scalar(value), len(frame)) for value in same.values()]
     buffer = io.BytesIO()
     pa_csv.write_csv(
-        pa.table([_sent(frame[name]) for name in names], names=names),
+        pa.table(columns, names=names),
         buffer,
         pa_csv.WriteOptions(include_header=False, quoting_style="all_valid"),
     )
-    statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, names))
-    )
-    with cursor.copy(statement) as copy:
+    with cursor.copy(_copying(table, tuple(names))) as copy:
         copy.write(buffer.getbuffer())
     return len(frame)
+
+
+@cache
+def _copying(table: str, names: tuple[str, ...]) -> bytes:
+    """Give the statement that takes rows in; composing it takes longer than sending a small frame."""
+    columns = sql.SQL(", ").join(map(sql.Identifier, names))
+    return sql.SQL("COPY {} ({}) FROM STDIN (FORMAT csv)").format(sql.Identifier(table), columns).as_bytes()
 
 
 def _sent(column: pd.Series) -> pa.Array:

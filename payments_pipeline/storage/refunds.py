@@ -205,9 +205,7 @@ def recompute_refunds(
 
 def write_journals(cursor: psycopg.Cursor[Any], plan: RefundPlan, run: RunInfo) -> None:
     """Insert a plan's journals; its entries follow in one statement with the corrections that they come from."""
-    copy_frame(
-        cursor, "journals", plan.journals.assign(kind="refund", run_id=run.run_id, code_version=run.code_version)
-    )
+    copy_frame(cursor, "journals", plan.journals, {"kind": "refund"} | run.stamp)
 
 
 def _read_posted(cursor: psycopg.Cursor[Any], refunds: pd.DataFrame) -> pd.DataFrame:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psycopg
 import pyarrow as pa
@@ -133,11 +134,11 @@ def take_report_in(
         if len(fresh):
             instructions = read_frame(cursor, _INSTRUCTIONS, {"processor": processor}, _INSTRUCTIONS_SCHEMA)
             plan = plan_settlement(day, processor, fresh, instructions, pots)
-            copy_frame(cursor, "journals", plan.journals.assign(run_id=run.run_id, code_version=run.code_version))
+            copy_frame(cursor, "journals", plan.journals, run.stamp)
             copy_frame(cursor, "ledger_entries", plan.entries)
             extra = ["instruction_id", "journal_id", "note"]
-            copy_frame(cursor, "report_lines", plan.lines[[*_LINE_COLUMNS, *extra]].assign(run_id=run.run_id))
-            write_events(cursor, plan.events.assign(actor=f"report of {processor}"), day, run)
+            copy_frame(cursor, "report_lines", plan.lines[[*_LINE_COLUMNS, *extra]], {"run_id": run.run_id})
+            write_events(cursor, plan.events, day, run, actor=f"report of {processor}")
             if plan.released:
                 release(cursor, plan.released, day=day, by_sweep=False, run=run)
             entries = len(plan.entries)
@@ -148,13 +149,16 @@ def take_report_in(
 
 def _lines(day: date, processor: str, report: pd.DataFrame) -> pd.DataFrame:
     """Give the report's lines once each; a line reported twice with one reference is one line."""
-    lines = report[_LINE_COLUMNS].copy()
-    for column in _LINE_COLUMNS:
-        if column != "amount_minor":
-            lines[column] = lines[column].astype(object)
-    lines["amount_minor"] = lines["amount_minor"].astype("int64")
-    lines = lines.drop_duplicates(ignore_index=True)
+    lines = pd.DataFrame(
+        {
+            name: report[name].to_numpy(np.int64 if name == "amount_minor" else object, copy=True)
+            for name in _LINE_COLUMNS
+        }
+    )
     twice = lines[lines.duplicated("entry_reference", keep=False)]
+    if len(twice):
+        lines = lines.drop_duplicates(ignore_index=True)
+        twice = lines[lines.duplicated("entry_reference", keep=False)]
     if len(twice):
         raise ConflictError(
             f"{processor}: the report of {day} gives entry {twice['entry_reference'].iloc[0]} twice with different "
@@ -213,4 +217,4 @@ def _intake(
     ).fetchone()
     assert row is not None
     named = balances[["currency", "opening_minor", "closing_minor"]]
-    copy_frame(cursor, "report_balances", named.assign(processor=processor, report_date=day, seq=row[0]))
+    copy_frame(cursor, "report_balances", named, {"processor": processor, "report_date": day, "seq": row[0]})

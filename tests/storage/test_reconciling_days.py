@@ -32,7 +32,7 @@ def _store(zone: MoneyZone, day: dt.date) -> None:
     frame = reconcile_day(zone.url, day, "sandbox", POLICY)
     with connect(zone.url) as connection, connection.transaction(), connection.cursor() as cursor:
         cursor.execute("DELETE FROM reconciliation WHERE report_date = %s", (day,))
-        copy_frame(cursor, "reconciliation", frame, RECONCILIATION.names)
+        copy_frame(cursor, "reconciliation", frame[RECONCILIATION.names])
 
 
 def test_a_day_on_which_everything_settled_agrees(zone):
