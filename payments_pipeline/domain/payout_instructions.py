@@ -25,6 +25,7 @@ class WaitReason(StrEnum):
 
     POSTING_BREAK = "posting_break"
     NOT_COLLECTED = "not_collected"
+    COLLECTION_NOT_SETTLED = "collection_not_settled"
     PARTY_UNKNOWN = "party_unknown"
     PARTY_CLOSED = "party_closed"
     PARTY_ON_HOLD = "party_on_hold"
@@ -37,6 +38,7 @@ class WaitReason(StrEnum):
 WAIT_WORDS = {
     WaitReason.POSTING_BREAK: "their match has a break: mend its input and run its day again",
     WaitReason.NOT_COLLECTED: "the competition pays when the payer has paid, and the payer has not",
+    WaitReason.COLLECTION_NOT_SETTLED: "what is given back is being collected still: it is paid once that is settled",
     WaitReason.PARTY_UNKNOWN: "the party is not in the reference data: add it",
     WaitReason.PARTY_CLOSED: "the party is closed",
     WaitReason.PARTY_ON_HOLD: "the party is on hold: lift the hold in the reference data",

@@ -79,6 +79,32 @@ _ITEMS = """
                       SELECT FROM instruction_claims c JOIN instruction_states s USING (instruction_id)
                       WHERE c.item_id = payer.entry_id AND s.state IN ('settled', 'netted') AND s.since_on < {day})
             ) THEN 'not_collected'
+            WHEN o.recipient = 'payer' AND (o.match_id, o.pot, o.pot_party_id, o.party_id, o.currency) IN (
+                SELECT back.match_id, back.pot, back.pot_party_id, back.party_id, back.currency FROM open_items back
+                WHERE back.recipient = 'payer' AND back.amount_minor > 0 AND back.day <= {day}
+            ) AND (
+                -- What is charged again waits with it: taken by itself it would collect what was never given back.
+                SELECT sum(own.amount_minor) FROM open_items own
+                WHERE (own.party_id, own.currency) = (o.party_id, o.currency) AND own.recipient = 'payer'
+                  AND (own.match_id, own.pot, own.pot_party_id) = (o.match_id, o.pot, o.pot_party_id)
+                  AND own.day <= {day} AND (own.available_after IS NULL OR own.available_after < {day})
+            ) > 0 AND EXISTS (
+                -- What was charged is under way, or is free to a later day only, which nets the two.
+                SELECT FROM (
+                    SELECT e.* FROM ledger_entries e WHERE e.kind = 'accrual' AND e.match_id = o.match_id
+                    UNION ALL
+                    SELECT e.* FROM ledger_entries e WHERE e.kind = 'refund' AND e.match_id = o.match_id) charged
+                WHERE (charged.pot, charged.pot_party_id) = (o.pot, o.pot_party_id) AND charged.recipient = 'payer'
+                  AND (charged.party_id, charged.currency) = (o.party_id, o.currency) AND charged.debit_minor > 0
+                  AND (EXISTS (
+                          SELECT FROM open_items w WHERE w.item_id = charged.entry_id AND w.available_after >= {day})
+                       OR EXISTS (
+                          SELECT FROM instruction_claims c JOIN payout_instructions i USING (instruction_id)
+                          JOIN instruction_states s USING (instruction_id)
+                          LEFT JOIN claim_releases r ON (r.item_id, r.claim_no) = (c.item_id, c.claim_no)
+                          WHERE c.item_id = charged.entry_id AND i.direction = 'debit' AND r.item_id IS NULL
+                            AND NOT (s.state = 'settled' AND s.since_on < {day})))
+            ) THEN 'collection_not_settled'
         END
     FROM open_items o
     WHERE o.day <= {day}

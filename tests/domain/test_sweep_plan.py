@@ -127,6 +127,7 @@ def test_currencies_are_never_added():
 REASONS = [
     (item("a", 500, "posting_break"), WaitReason.POSTING_BREAK),
     (item("a", 500, "not_collected"), WaitReason.NOT_COLLECTED),
+    (item("a", 500, "collection_not_settled"), WaitReason.COLLECTION_NOT_SETTLED),
     (item("stranger", 500), WaitReason.PARTY_UNKNOWN),
     (item("closed", 500), WaitReason.PARTY_CLOSED),
     (item("hold", -500), WaitReason.PARTY_ON_HOLD),

@@ -4,7 +4,7 @@ import datetime as dt
 from typing import Any
 
 import pandas as pd
-from money_zone import DAY, NEXT, RUN, MoneyZone, fee, match, share
+from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, fee, line, match, parties_frame, share
 
 from payments_pipeline.storage.refunds import Accepted, accept_refunds
 
@@ -32,6 +32,12 @@ def refund(zone: MoneyZone, *requests: dict[str, Any], day: dt.date = NEXT) -> A
     return accept_refunds(zone.url, day, frame(*requests), JANE, RUN)
 
 
+def settle(zone: MoneyZone, minor: int = 1000, payer: str = "p1", day: dt.date = DAY) -> None:
+    """Have what is approved sent, and what is collected from the payer for `day` settled on that day."""
+    zone.dispatch(parties_frame(p1="active", a="active", b="active"), FakeProcessor(), day)
+    zone.take_in([line(zone.instruction(payer, day), minor)], day)
+
+
 def decided(accepted: Accepted) -> list[str]:
     found: list[str] = accepted.decisions["decision"].tolist()
     return found
@@ -42,8 +48,8 @@ def charge(
 ) -> None:
     """Post a match whose one fee `payer` owes to the parties given; none is a match that owes nothing."""
     shares = fee(match_id, payer, amounts) if amounts else []
-    for number, line in enumerate(shares[1:], 2):
-        line["line_no"] = number
+    for number, owed in enumerate(shares[1:], 2):
+        owed["line_no"] = number
     posted = zone.post([match(match_id, revision, day, revenue_minor=0)], shares, day)
     assert posted.plan.breaks.empty, posted.plan.breaks.to_dict("records")
 
@@ -69,4 +75,17 @@ def applied(zone: MoneyZone) -> dict[str, int]:
     )
 
 
-__all__ = ["DAY", "JANE", "NEXT", "applied", "charge", "decided", "frame", "nets", "refund", "request", "share"]
+__all__ = [
+    "DAY",
+    "JANE",
+    "NEXT",
+    "applied",
+    "charge",
+    "decided",
+    "frame",
+    "nets",
+    "refund",
+    "request",
+    "settle",
+    "share",
+]

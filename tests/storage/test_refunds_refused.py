@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 from by_hand import connect
-from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, fee, match, parties_frame, policy
+from money_zone import DAY, NEXT, RUN, MoneyZone, fee, match, parties_frame, policy
 from psycopg import errors
-from refunding import applied, charge, frame, refund, request
+from refunding import applied, charge, frame, refund, request, settle
 
 from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.storage import approvals, ledger_entries
@@ -228,7 +228,7 @@ def check_maker(database, named, requester, approved):
     zone.sweep(PARTIES, policy=limits)
     for row in approvals.held(zone.url):
         approvals.approve(database.approver_url, row["instruction_id"], row["digest"], "fine", DAY)
-    zone.dispatch(PARTIES, FakeProcessor(), policy=limits)
+    settle(zone)
     accept_refunds(zone.url, NEXT, frame(request("r1", 400, **named)), requester, RUN)
     zone.sweep(PARTIES, NEXT, policy=limits)
     row = next(row for row in approvals.held(zone.url) if row["party_id"] == "p1")

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from money_zone import DAY, POLICY, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
 
-from payments_pipeline.domain.errors import PayoutRejectedError
+from payments_pipeline.domain.errors import PayoutOutcomeUnknownError, PayoutRejectedError
 from payments_pipeline.local import postgres
 
 PARTIES = parties_frame(a="active", b="active", c="active", p="active", q="active")
@@ -165,6 +165,67 @@ def test_over_its_limit_an_instruction_is_held_until_it_expires(zone):
     assert zone.states() == {f"a {DAY}": "cancelled"}
     zone.sweep(PARTIES, DAYS[3], strict)
     assert zone.states()[f"a {DAYS[3]}"] == "held"
+
+
+def lost(_key: str) -> None:
+    raise PayoutOutcomeUnknownError("no answer")
+
+
+def _charged_and_sent(zone: MoneyZone, processor: FakeProcessor) -> None:
+    """The fee of 500 of p is being collected, and is void; of its collection the processor says what it says."""
+    zone.post([match("m1", revenue_minor=None)], fee("m1", "p", {"a": 500}))
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, processor)
+    zone.post([match("m1", 2, revenue_minor=None)], [])
+
+
+def test_what_is_given_back_of_a_fee_whose_collection_is_unknown_waits_until_it_is_settled(zone):
+    _charged_and_sent(zone, FakeProcessor(lose=lost))
+    assert zone.states()[f"p {DAY}"] == "unknown"
+    for day in DAYS[:2]:
+        zone.sweep(PARTIES, day)
+        assert _waits(zone, day)["p", "collection_not_settled"] == 500
+    zone.take_in([line(zone.instruction("p"), 500)], DAYS[2])
+    assert "p" not in _made_after(zone, DAYS[2]), "settled on the day itself: a later day pays"
+    assert _made_after(zone, DAYS[3])["p"] == 500
+
+
+def test_what_is_given_back_of_a_fee_whose_collection_failed_nets_with_it_and_nothing_is_paid(zone):
+    _charged_and_sent(zone, FakeProcessor())
+    zone.sweep(PARTIES, DAYS[1])
+    assert _waits(zone, DAYS[1])["p", "collection_not_settled"] == 500
+    zone.take_in([line(zone.instruction("p"), 0, "failed")], DAYS[2])
+    assert "p" not in _made_after(zone, DAYS[2]), "its debit is free to later days only"
+    assert _waits(zone, DAYS[2])["p", "collection_not_settled"] == 500
+    assert _made_after(zone, DAYS[3])["p"] == 0
+    assert zone.states()[f"p {DAYS[3]}"] == "netted"
+    assert zone.party_balances_disagree() == []
+
+
+def test_what_is_charged_again_of_what_waits_waits_with_it(zone):
+    _charged_and_sent(zone, FakeProcessor())
+    zone.post([match("m1", 3, revenue_minor=None)], fee("m1", "p", {"a": 200}))
+    zone.sweep(PARTIES, DAYS[1])
+    assert "p" not in _made(zone, DAYS[1])
+    assert _waits(zone, DAYS[1])["p", "collection_not_settled"] == 300
+    zone.post([match("m1", 4, revenue_minor=None)], fee("m1", "p", {"a": 600}))
+    assert _made_after(zone, DAYS[2])["p"] == -100, "more is charged than before: the rest is collected"
+
+
+def test_what_is_given_back_of_one_fee_holds_up_no_other_item_of_the_payer(zone):
+    _charged_and_sent(zone, FakeProcessor())
+    zone.post([match("m2", day=DAYS[1])], [share("m2", "p", 1000)], DAYS[1])
+    zone.sweep(PARTIES, DAYS[1])
+    assert _made(zone, DAYS[1])["p"] == 1000
+    assert _waits(zone, DAYS[1]) == {("p", "collection_not_settled"): 500}
+
+
+def test_what_is_given_back_of_a_fee_that_was_netted_with_what_was_paid_is_paid(zone):
+    zone.post([match("m1"), match("m2", revenue_minor=None)], [share("m1", "p", 800), *fee("m2", "p", {"a": 500})])
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.post([match("m1"), match("m2", 2, revenue_minor=None)], [share("m1", "p", 800)])
+    assert _made_after(zone, DAYS[1])["p"] == 500
 
 
 WHEN_COLLECTED = {"payout_policy": "when_collected", "revenue_minor": None}
