@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -93,9 +92,8 @@ def _reading(tables: Sequence[str], condition: str, conditional: Collection[str]
     parts: list[sql.Composable] = [sql.SQL("pg_current_snapshot()::text")]
     for table in tables:
         where = sql.SQL(condition if table in conditional else "true")
-        count = sql.SQL("(SELECT count(*) FROM payments.{})").format(sql.Identifier(table))
-        rows = sql.SQL("(SELECT coalesce(json_agg(t), '[]') FROM payments.{} t WHERE {})")
-        parts += [count, rows.format(sql.Identifier(table), where)]
+        both = "(SELECT json_build_array(count(*), coalesce(json_agg(t) FILTER (WHERE {}), '[]')) FROM payments.{} t)"
+        parts.append(sql.SQL(both).format(where, sql.Identifier(table)))
     return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts)).as_bytes()
 
 
@@ -190,20 +188,19 @@ class Database:
             before, known = self._last
             row = self.admin.execute(self._news, {"before": before}).fetchone()
             assert row is not None
-            moment, *rest = row
-            counts, read = rest[::2], rest[1::2]
+            moment, *read = row
             now = {
                 table: known[table] + rows if table in APPEND_ONLY else rows
-                for table, rows in zip(self._looked_at, read, strict=True)
+                for table, (_, rows) in zip(self._looked_at, read, strict=True)
             }
             # A row that changed is one more that is new, and one less of before.
-            if all(map(eq, counts, map(len, now.values()))):
+            if all(count == len(now[table]) for table, (count, _) in zip(self._looked_at, read, strict=True)):
                 self._last = moment, now
                 return now
         row = self.admin.execute(self._everything).fetchone()
         assert row is not None
-        moment, *rest = row
-        self._last = moment, dict(zip(self._looked_at, rest[1::2], strict=True))
+        moment, *read = row
+        self._last = moment, {table: rows for table, (_, rows) in zip(self._looked_at, read, strict=True)}
         return self._last[1]
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from datetime import date, datetime, timedelta
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import pandas as pd
 
 from payments_pipeline.domain.errors import (
@@ -51,6 +52,9 @@ _LINE_COLUMNS = [
     "reason",
     "occurred_at",
 ]
+
+
+_DTYPES = {"amount_minor": np.int64}
 
 
 @dataclass
@@ -183,7 +187,10 @@ class SimulatedProcessor:
         if self.down:
             self._count("report_unanswered")
             raise ProcessorUnavailableError("503")
-        lines = pd.DataFrame(self._of(report_date), columns=_LINE_COLUMNS).astype({"amount_minor": "int64"})
+        of_date = self._of(report_date)
+        lines = pd.DataFrame(
+            {name: np.array([line[name] for line in of_date], _DTYPES.get(name, object)) for name in _LINE_COLUMNS}
+        )
         each = {line["entry_reference"]: line for line in self.lines}.values()  # one that comes twice is one
         before = [line for line in each if line["report_date"] <= report_date]
         currencies = sorted({line["currency"] for line in before})

@@ -355,8 +355,9 @@ class World:
 
     def _settle(self, run: RunInfo, day: int) -> None:
         report = asyncio.run(self._fetch(day_of(day)))
-        lines = report.lines.drop_duplicates(ignore_index=True)
-        taken = take_report_in(self.database.url, day_of(day), NAME, lines, report.balances, report.digest, POTS, run)
+        taken = take_report_in(
+            self.database.url, day_of(day), NAME, report.lines, report.balances, report.digest, POTS, run
+        )
         self._store(SETTLEMENT_RECORDS.name, taken.records, WriteMode.INSERT_ONCE, day)
 
     async def _fetch(self, day: date) -> SettlementReport:
