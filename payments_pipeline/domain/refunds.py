@@ -82,6 +82,9 @@ def decide_requests(
         for name, name_before in (("match_id", "match_id"), ("party_id", "pot_party_id"), ("reason", "reason")):
             same &= requests[name].to_numpy(object) == earlier[name_before].to_numpy(object)
         same &= asked == _or_zero(earlier["requested_minor"])
+        if "requester" in requests:
+            named = requests["requester"].to_numpy(object)
+            same &= pd.isna(named) | (named == earlier["requester"].to_numpy(object))
     names = ["match_id", "party_id"]
     pot, first = key_codes([requests[name].to_numpy(object) for name in names])
     charging = rows_of(requests.iloc[first][names], pots.rename(columns={"pot_party_id": "party_id"}), names)
