@@ -259,6 +259,8 @@ def _sent(column: pd.Series) -> pa.Array:
 
 
 _TYPES = {pa.int64(): pd.Int64Dtype()}
+#: Rows from which it pays that pandas keeps each distinct text once; below, a series takes longer than its values.
+_FEW = 1_000
 
 
 def read_frame(
@@ -306,5 +308,8 @@ def _column(column: pa.ChunkedArray, kind: pa.DataType) -> Any:  # what pandas m
         return column.to_pandas(types_mapper=_TYPES.get) if column.null_count else column.to_numpy().astype("int64")
     if not len(column):
         return np.empty(0, dtype=bool if pa.types.is_boolean(kind) else object)
-    values = column.to_pandas(date_as_object=True)
-    return values.eq("t") if pa.types.is_boolean(kind) else values
+    if len(column) < _FEW:
+        values = np.array(column.to_pylist(), dtype=object)
+    else:
+        values = column.to_pandas(date_as_object=True).to_numpy(object)
+    return values == "t" if pa.types.is_boolean(kind) else values
