@@ -49,6 +49,8 @@ class DaySummary:
         seconds: wall-clock.
         steps: seconds of each step; not part of the printed object.
         failed_checks: names of asset checks that failed; not part of the printed object.
+        refunds: accepted on the day; not part of the printed object.
+        refusals: why requests for refunds were refused, in words; not part of the printed object.
     """
 
     day: str
@@ -64,11 +66,14 @@ class DaySummary:
     seconds: float
     steps: dict[str, float] = field(default_factory=dict)
     failed_checks: tuple[str, ...] = ()
+    refunds: int = 0
+    refusals: tuple[str, ...] = ()
 
     def as_object(self) -> dict[str, Any]:
         """Give the object that `--json` prints."""
         shown = asdict(self)
-        del shown["steps"], shown["failed_checks"]
+        for name in ("steps", "failed_checks", "refunds", "refusals"):
+            del shown[name]
         return shown
 
 
@@ -134,6 +139,8 @@ class DayRuns:
                     if not check.passed
                 )
             ),
+            refunds=_whole(metadata["refunds"], "refunds"),
+            refusals=tuple(metadata["refunds"]["refusals"]),
         )
 
     def take_grown_reports_in(self, processor: PayoutProcessor, name: str) -> list[date]:

@@ -70,6 +70,8 @@ def run_demo(
             say(line)
         say("\nWhat settled, what waits and why:\n")
         say(tables_text(status.overall(endpoints.postgres_url)))
+        say("Match fees that files asked to have refunded, and what came of each request:\n")
+        say(_refunds_text(endpoints, summaries))
         say("Verify recomputes the rules from what is stored, by code of its own:\n")
         results = list(verify(endpoints.postgres_url, found))
         for result in results:
@@ -130,6 +132,17 @@ async def _wire(endpoints: Endpoints, day: date, fundings: list[dict[str, object
                 "/v1/test_helpers/fundings", json=funding, headers={"Idempotency-Key": key}
             ) as response:
                 response.raise_for_status()
+
+
+def _refunds_text(endpoints: Endpoints, summaries: list[DaySummary]) -> str:
+    asked = [summary for summary in summaries if summary.refunds or summary.refusals]
+    accepted = [
+        row
+        for summary in asked
+        for row in status.overall(endpoints.postgres_url, day=date.fromisoformat(summary.day))["refunds"]
+    ]
+    refused = [f"refused on {summary.day}: {words}\n" for summary in asked for words in summary.refusals]
+    return tables_text({"accepted": accepted}) + "".join(refused)
 
 
 def _step_lines(summaries: list[DaySummary]) -> Iterator[str]:

@@ -37,10 +37,13 @@ def amounts_text(amounts: Mapping[str, Mapping[str, int]]) -> str:
 def day_line(summary: DaySummary) -> str:
     """Say what a day came to, on one line."""
     rejected = f", {summary.rejected} rows rejected" if summary.rejected else ""
+    count = len(summary.refusals)
+    refused = f", {count} refund request{'s' if count > 1 else ''} refused" if count else ""
     return (
         f"{summary.day}  {summary.matches} matches{rejected}, {summary.shares} shares, "
         f"{summary.entries_posted} entries posted, {summary.instructions_created} instructions: "
-        f"{amounts_text(summary.amounts)}; {summary.settled} settlement records, {summary.open_items} items open  "
+        f"{amounts_text(summary.amounts)}; {summary.settled} settlement records, {summary.open_items} items open"
+        f"{refused}  "
         f"({summary.seconds:.1f} s)"
     )
 

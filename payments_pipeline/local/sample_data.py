@@ -5,7 +5,8 @@ Belongs here: what the sample holds. Does not belong here: running it (`demo`).
 Three competitions in currencies of two and no decimals, one that pays when it has collected; squads, referees, names in
 several scripts; a club on hold, a closed one, a player without a token, tokens on which the sandbox declines, fails,
 returns, pays short or reports twice; abandoned, postponed and awarded matches, a shoot-out, a match without revenue, a
-day without matches; files in three formats, a few rows that are rejected, and a result that is revised.
+day without matches; files in three formats, a few rows that are rejected, and a result that is revised; a request for a
+refund that is accepted, and one of ten times the fee that is refused.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ import pyarrow.parquet as pq
 _ZONE = ZoneInfo("Europe/London")
 #: The match day of the season on which nobody plays, counted from 0.
 _DAY_OFF = 3
+#: Fees of the first match day are asked back on this one, counted from 0.
+_REFUNDS_DAY = 2
 _GIVEN = (
     "Ada",
     "Jürgen",
@@ -112,6 +115,8 @@ _COMPETITIONS = (
     ),
 )
 _PLATFORM = "platform:matchpay"
+#: What each player is charged for a match, in minor units; 0 is nothing.
+_FEES = {"GBP": 0, "EUR": 1250, "JPY": 800}
 #: Parties by id whose row differs from the ordinary: status, payout_token, collection_token.
 _SPECIAL: dict[str, Row] = {
     "club:northern-2025:3": {"status": "on_hold"},
@@ -164,6 +169,7 @@ def write_sample_season(
     _write_reference(reference_root, first_day, draw)
     days = [first_day + timedelta(days=offset) for offset in range(match_days)]
     matches = 0
+    asked: list[Row] = []
     for number, day in enumerate(days):
         if number == _DAY_OFF:
             continue
@@ -171,6 +177,10 @@ def write_sample_season(
         for competition in _COMPETITIONS:
             matches += _play(competition, number, day, draw, arrived)
         _spoil(number, day, arrived)
+        if number == 0:
+            asked = _refund_requests(arrived)
+        elif number == _REFUNDS_DAY:
+            _write(landing_root / "refund_requests" / f"date={day.isoformat()}" / "player-services.csv", asked)
         for dataset, files in (("match_results", arrived.results), ("match_participants", arrived.participants)):
             for name, rows in files.items():
                 if rows:
@@ -242,7 +252,7 @@ def _write_reference(root: Path, first_day: date, draw: random.Random) -> None:
 
 
 def _schedule(competition: _Competition, version: str, start: str, end: str | None) -> list[Row]:
-    fee = {"GBP": 0, "EUR": 1250, "JPY": 800}[competition.currency]
+    fee = _FEES[competition.currency]
     organiser = 1_000 if version == "v1" else 1_150
     lines: list[tuple[str, str, str, int, int | None, str | None]] = []
     if fee:
@@ -364,6 +374,26 @@ def _spoil(number: int, day: date, arrived: _Day) -> None:
         unknown = northern[1] | {"match_id": f"northern-2025:{day.isoformat()}:x", "away_club_id": "club:nobody"}
         excel = northern[1] | {"match_id": f"northern-2025:{day.isoformat()}:y", "revenue_minor": "1,250,000"}
         arrived.results["northern-2025-friendlies.csv"] = [unknown, excel]
+
+
+def _refund_requests(arrived: _Day) -> list[Row]:
+    """Ask fees of a day back: half of one player's, and of another's, by a slip, ten times the fee."""
+    played = [row for row in arrived.participants["sakura-2025.parquet"] if row["party_id"] not in _SPECIAL]
+    asked = (
+        (played[0], _FEES["JPY"] // 2, "left injured in the warm-up"),
+        (played[1], _FEES["JPY"] * 10, "stood in for a player who was suspended"),
+    )
+    return [
+        {
+            "refund_id": f"player-services:{number}",
+            "match_id": row["match_id"],
+            "party_id": row["party_id"],
+            "amount_minor": amount_minor,
+            "reason": reason,
+            "requester": "player-services",
+        }
+        for number, (row, amount_minor, reason) in enumerate(asked, start=1)
+    ]
 
 
 def _write(path: Path, rows: list[Row]) -> None:

@@ -95,7 +95,11 @@ def test_refused_requests_are_listed_with_reason_and_words_and_hold_up_nothing(z
     rows = str(check.metadata["rows"].value)
     for words in ("amount_invalid", "more_than_left", "of which 600 is left", "match_not_posted", "a.csv", "| 5 |"):
         assert words in rows
-    assert metadata(result)["requests_refused"] == 3
+    said = metadata(result)
+    assert said["requests_refused"] == 3
+    refusals = said["refusals"]
+    assert isinstance(refusals, list)
+    assert sum("of which 600 is left" in words for words in refusals) == 1
     assert zone.value("SELECT count(*) FROM refunds") == 1
 
 

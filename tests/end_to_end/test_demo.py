@@ -7,6 +7,9 @@ def test_the_demo_runs_to_reconciliation_and_again_without_paying_anything_twice
     first = home.run("demo")
     assert "rules hold" in first.stdout
     assert "BROKEN" not in first.stdout
+    assert "player-services:1" in first.stdout
+    assert "asks for 8000 of the fee of player:sakura-2025:" in first.stdout
+    assert "of which 800 is left to refund" in first.stdout
     paid = home.rows("status")
     states = {row["state"] for row in paid if row["part"] == "instructions"}
     assert {"settled", "failed", "returned"} <= states

@@ -10,6 +10,8 @@ from payments_pipeline.storage import checks
 from payments_pipeline.storage.refunds import Accepted, accept_refunds
 
 NAME = "refunds"
+#: Words of that many refused requests are kept with the run; its check counts them all.
+_REFUSALS_SHOWN = 20
 
 
 def refunds(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
@@ -49,6 +51,7 @@ def refunds(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
             metadata={
                 "requests_read": requests.read,
                 "requests_refused": len(refused),
+                "refusals": dg.MetadataValue.json(refused["words"].tolist()[:_REFUSALS_SHOWN]),
                 "refunds": len(of_day),
                 "entries_posted": accepted.entries if accepted is not None else 0,
                 "ignored_files": dg.MetadataValue.json(list(landing.ignored)),
