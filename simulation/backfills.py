@@ -14,7 +14,8 @@ from payments_pipeline.domain.policy import Policy
 from simulation import history as ops
 from simulation.database import Database
 from simulation.model import Account
-from simulation.world import RuleBroken, World
+from simulation.rules import RuleBroken
+from simulation.world import World
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,10 @@ FATES = {
 }
 
 
+class RuleBroken(Exception):  # noqa: N818 - it says what happened
+    """Something does not hold; says what, and after which operation."""
+
+
 def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
     """Name everything that breaks a rule."""
     yield from _append_only(before, now)

@@ -19,9 +19,11 @@ from payments_pipeline.settings import Settings, load_policy
 from simulation.backfills import check_backfills
 from simulation.database import Database, Server
 from simulation.effects import Fate
+from simulation.ending import calm, verify_all
 from simulation.history import ACTS, Act, Deliver, History, Operation, draw
 from simulation.inputs import COMPETITIONS, PLAYERS
-from simulation.world import RuleBroken, World
+from simulation.rules import RuleBroken
+from simulation.world import World
 
 #: A process that crashed tasks keeps them for ever: it is let go after so many seeds.
 _SEEDS_A_PROCESS = 100
@@ -95,9 +97,9 @@ def live(database: Database, history: History, policy: Policy, figures: Figures,
                 world.perform(operation)
             except RuleBroken as broken:
                 raise RuleBroken(f"after operation {number + 1}: {broken}") from broken
-        world.calm()
+        calm(world)
         if verify:
-            world.verify()
+            verify_all(world)
     finally:
         world.close()
         figures.operations += len(history.operations)

@@ -192,13 +192,16 @@ BREAKS_UNSEEN = Edit(
 )
 TAKEN_IN_AGAIN = Edit(intake, "_new_references", "WHERE NOT EXISTS (", "WHERE true OR NOT EXISTS (")
 FAILED_AFTER_SETTLED = Edit(
-    settling, "_step", '(kind == "failed") & sent,', '(kind == "failed") & (sent | (state == State.SETTLED)),'
+    settling,
+    "_stepped",
+    '(kind[rows] == "failed") & sent,',
+    '(kind[rows] == "failed") & (sent | (was == State.SETTLED)),',
 )
-RETURN_IGNORED = Edit(settling, "_step", "(sent | (state == State.SETTLED))", "sent")
+RETURN_IGNORED = Edit(settling, "_stepped", "(sent | (was == State.SETTLED))", "sent")
 ANYBODYS_KEY = Edit(
     settling,
     "plan_settlement",
-    "lines.sort_values(",
-    """lines.assign(idempotency_key=lines["idempotency_key"].where(
-        lines["idempotency_key"].isin(known["idempotency_key"]), known["idempotency_key"].iloc[0])).sort_values(""",
+    "frame, rank = lines.iloc[ordered]",
+    """frame, rank = lines.assign(idempotency_key=lines["idempotency_key"].where(
+        lines["idempotency_key"].isin(known["idempotency_key"]), known["idempotency_key"].iloc[0])).iloc[ordered]""",
 )

@@ -17,7 +17,7 @@ from simulation import runner
 from simulation.database import server
 from simulation.effects import Fate
 from simulation.history import Act, Bank, ChangeParty, Deliver, Jump, OtherLine, Resume, Spoil, Weather
-from simulation.world import RuleBroken
+from simulation.rules import RuleBroken
 
 ROOT = Path(__file__).resolve().parents[2]
 MATCH = Deliver("match-1", "cup", 0, 1, "completed", 10_000, ("player:1",))

@@ -5,6 +5,7 @@ import pytest
 from payments_pipeline.storage.postgres import RunInfo, connect
 from payments_pipeline.verify.rules_certificates import certificate_keys, certificates_say_what_was_posted
 from simulation import runner
+from simulation.acts import post
 from simulation.certificates import breaches_of_certificates
 from simulation.database import server
 from simulation.effects import Fate, Status
@@ -53,7 +54,7 @@ def test_a_certificate_left_out_for_good_is_found(database):
     world = World(database, History(1, 10**9, 10**9, ()), runner.shipped_policy())
     try:
         world.do(MATCH)
-        world.effects.run(world.effects.start("post", lambda: world._post(RunInfo("run", "1", "m"), 0), Fate()))
+        world.effects.run(world.effects.start("post", lambda: post(world, RunInfo("run", "1", "m"), 0), Fate()))
         world.storage._objects.clear()
         with connect(database.url) as connection:
             found = certificates_say_what_was_posted(connection, world.storage, [])

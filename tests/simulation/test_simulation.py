@@ -11,6 +11,7 @@ from payments_pipeline.processors import dispatch
 from payments_pipeline.storage import payout_submissions
 from payments_pipeline.storage.postgres import RunInfo
 from simulation import runner
+from simulation.acts import post
 from simulation.database import Database, server
 from simulation.effects import Fate, Status
 from simulation.history import Act, Bank, Deliver, History, Weather, draw
@@ -82,7 +83,7 @@ def test_a_crash_runs_no_handler_and_ends_its_sessions(database):
 
     def act():
         try:
-            world._post(RunInfo("run", "1", "scheduler"), 0)
+            post(world, RunInfo("run", "1", "scheduler"), 0)
         finally:
             ran.append("finally")
 

@@ -1,0 +1,200 @@
+"""What a world sees of what was committed: each news is told to the model, and judged where it comes in.
+
+Belongs here: reading news out of snapshots, what each of them means to the model, what can only be judged at that
+moment. Does not belong here: what must hold of a snapshot whenever (`rules`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import date, datetime
+from itertools import permutations, product
+from typing import TYPE_CHECKING, Any
+
+from simulation.acts import ZONE
+from simulation.database import Row, Snapshot
+from simulation.inputs import Match
+from simulation.model import Instructed, Model, RuleChange
+from simulation.rules import RuleBroken, accrued_of, goes_on
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+
+def tell(world: World, before: Snapshot) -> None:
+    """Tell the model what is new since a snapshot.
+
+    Raises:
+        RuleBroken: something new cannot be.
+    """
+    left_before = _left(world)
+    _tell_decisions(world, before)
+    _tell_postings(world, before)
+    _tell_refunds(world, before, left_before)
+    _tell_instructions(world, before)
+    _tell_events(world, before)
+    _tell_lines(world, before)
+    _hold_day_limits(world, before)
+
+
+def _hold_day_limits(world: World, before: Snapshot) -> None:
+    sent: Counter[tuple[date, str]] = Counter()
+    for row in world.snapshot["payout_attempts"]:
+        if row["attempt_no"] == 1:
+            instructed = world.model.instructed[str(row["instruction_id"])]
+            day = datetime.fromisoformat(str(row["started_at"])).astimezone(ZONE).date()
+            sent[day, instructed.party[1]] += instructed.amount_minor
+    if _new(world, before, "payout_attempts", "instruction_id", "attempt_no"):
+        for (day, currency), minor in sent.items():
+            if minor > world.policy.of(currency).day_limit_minor:
+                raise RuleBroken(f"{minor} {currency} was sent on {day}, above the day's limit")
+
+
+def _new(world: World, before: Snapshot, table: str, *key: str) -> list[Row]:
+    rows = world.snapshot[table]
+    if goes_on(before.get(table, []), rows):
+        return rows[len(before.get(table, [])) :]
+    known = {tuple(row[name] for name in key) for row in before[table]}
+    return [row for row in rows if tuple(row[name] for name in key) not in known]
+
+
+def _tell_decisions(world: World, before: Snapshot) -> None:
+    proposals = {row["proposal_id"]: row["content"] for row in world.snapshot["proposals"]}
+    for row in _new(world, before, "journals", "journal_id"):
+        if row["kind"] == "write_off":
+            asked = proposals[row["proposal_id"]]
+            account = asked["party_id"], asked["currency"]
+            world.model.written_off[account] = world.model.written_off.get(account, 0) + asked["amount_minor"]
+    for row in _new(world, before, "proposal_decisions", "proposal_id"):
+        change = proposals[row["proposal_id"]]
+        if row["decision"] == "accepted" and "effect" in change:
+            world.model.accepted |= {_rule_change(change)}
+            world.accepted.append(world.model.accepted)
+
+
+def _tell_postings(world: World, before: Snapshot) -> None:
+    new = _new(world, before, "day_postings", "match_day", "seq")
+    for row in new:
+        if row["input_hashes"] != world.hashed.get(str(row["run_id"])):
+            raise RuleBroken(f"rule 4: {row['run_id']} posted {row['match_day']} from what is not its input any more")
+    runs = [world.inputs[str(row["run_id"])] for row in new]
+    if not runs:
+        return
+    # Several days that were posted at once: some order of them explains what is stored. A run that stalled may
+    # have asked what is accepted before something was.
+    knew = [dict.fromkeys([world.model.accepted, *world.accepted[since:]]) for _, _, since in runs]
+    tried = [
+        _posted(world, [(day, landed, accepted) for (day, landed, _), accepted in order])
+        for accepted in product(*knew)
+        for order in permutations(zip(runs, accepted, strict=True))
+    ]
+    world.model = next((each for each in tried if _explains(world, each)), tried[0]) if len(tried) > 1 else tried[0]
+
+
+def _posted(world: World, runs: list[tuple[int, tuple[Match, ...], frozenset[RuleChange]]]) -> Model:
+    """Give the model after these postings, one after the other, each with what it found accepted."""
+    now = world.model
+    tried = replace(now, posted=dict(now.posted), postings=dict(now.postings), breaks=dict(now.breaks))
+    for day, landed, accepted in runs:
+        tried.accepted = accepted
+        tried.post(day, landed)
+    tried.accepted = now.accepted
+    return tried
+
+
+def _explains(world: World, tried: Model) -> bool:
+    revisions = {match_id: match.revision for match_id, match in tried.posted.items()}
+    return revisions == _stored_revisions(world) and tried.accrued() == {
+        account: minor for account, minor in accrued_of(world.snapshot).items() if minor
+    }
+
+
+def _left(world: World) -> dict[tuple[str, str], int]:
+    """Give what the model says each fee still charges that something was ever refunded of."""
+    pots = {(str(row["match_id"]), str(row["pot_party_id"])) for row in world.snapshot["refunds"]}
+    return {pot: world.model.left(pot) for pot in pots}
+
+
+def _tell_refunds(world: World, before: Snapshot, left_before: dict[tuple[str, str], int]) -> None:
+    """A refund accepted beside a posting was bounded by what the fee charged before it or after."""
+    bound = {pot: max(left, left_before[pot]) for pot, left in _left(world).items()}
+    new = _new(world, before, "refunds", "refund_id")
+    for row in sorted(new, key=lambda row: str(row["pot_no"])):
+        pot = str(row["match_id"]), str(row["pot_party_id"])
+        amount = row["amount_minor"]
+        assert isinstance(amount, int)
+        bound[pot] -= amount
+        if bound[pot] < 0:
+            raise RuleBroken(f"refund {row['refund_id']} of {amount} is {-bound[pot]} above what its fee charged")
+        world.model.refunds.setdefault(pot, []).append(amount)
+
+
+def _stored_revisions(world: World) -> dict[str, int]:
+    newest = sorted(world.snapshot["match_postings"], key=lambda row: row["posting_no"])
+    return {row["match_id"]: row["revision"] for row in newest}
+
+
+def _tell_instructions(world: World, before: Snapshot) -> None:
+    for row in _new(world, before, "payout_instructions", "instruction_id"):
+        amount = row["amount_minor"]
+        assert isinstance(amount, int)
+        if 0 < amount < world.policy.of(str(row["currency"])).minimum_minor:
+            raise RuleBroken(f"instruction {row['instruction_id']} of {amount} is below the minimum")
+        world.model.instructed[str(row["instruction_id"])] = Instructed(
+            (str(row["party_id"]), str(row["currency"])),
+            amount,
+            -1 if row["direction"] == "debit" else 1,
+            fate="netted" if amount == 0 else "unsent",
+        )
+
+
+def _tell_events(world: World, before: Snapshot) -> None:
+    accepted = {payment.key for payment in world.processor.payments if not payment.rejected}
+    rejected = {payment.key for payment in world.processor.payments if payment.rejected}
+    for row in _new(world, before, "instruction_events", "instruction_id", "seq"):
+        instruction, state = str(row["instruction_id"]), row["to_state"]
+        by_report = str(row["actor"]).startswith("report of")
+        instructed = world.model.instructed[instruction]
+        limit = world.policy.of(instructed.party[1]).instruction_limit_minor
+        if state == "approved" and row["from_state"] == "created" and instructed.amount_minor > limit:
+            raise RuleBroken(f"rule 13: instruction {instruction} is over its limit, and nobody approved it")
+        if state == "submitting":
+            world.model.instructed[instruction].fate = "sent"
+        elif state == "cancelled":
+            world.model.instructed[instruction].fate = "cancelled"
+        elif state == "submitted" and instruction not in accepted:
+            raise RuleBroken(f"instruction {instruction} is submitted, and the processor never took it")
+        elif state == "failed" and not by_report:
+            certain = world.is_past(instruction) or world.never_accepted(instruction)
+            if instruction not in rejected and (instruction in accepted or not certain):
+                raise RuleBroken(f"rule 8: instruction {instruction} failed, and the processor never refused it")
+            world.model.instructed[instruction].fate = "undone"
+
+
+def _tell_lines(world: World, before: Snapshot) -> None:
+    known = {line["entry_reference"]: line for line in world.processor.lines}
+    new = _new(world, before, "report_lines", "entry_reference")
+    rank = {"settled": 0, "failed": 1, "returned": 2}
+    runs = [str(row["run_id"]) for row in world.snapshot["report_intakes"]]
+    new.sort(key=lambda row: (runs.index(str(row["run_id"])), rank.get(str(row["kind"]), 3), row["entry_reference"]))
+    for row in new:
+        line = known[str(row["entry_reference"])]
+        said = (row["kind"], row["amount_minor"], row["currency"], row["idempotency_key"])
+        if said != (line["kind"], line["amount_minor"], line["currency"], line["idempotency_key"]):
+            raise RuleBroken(f"report line {row} is not what the processor said: {line}")
+        if row["instruction_id"] is not None:
+            instruction = world.model.instructed[str(row["instruction_id"])]
+            amount = line["amount_minor"] * -instruction.sign
+            world.model.take_in(str(row["instruction_id"]), line["kind"], amount)
+
+
+def _rule_change(content: dict[str, Any]) -> RuleChange:
+    """Read a change of rules as it was proposed; what it does to pots follows from what it does to parties."""
+    matches = [(match_id, int(rules.removeprefix("rules ")), *rest) for match_id, rules, *rest in content["matches"]]
+    effect = [
+        (account.removeprefix("party:"), minor)
+        for account, _, minor in content["effect"]
+        if account.startswith("party:") and minor
+    ]
+    return RuleChange(frozenset(matches), frozenset(effect))
