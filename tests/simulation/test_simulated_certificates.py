@@ -32,7 +32,7 @@ def test_a_posting_that_died_anywhere_has_its_certificate_after_the_next_run_of_
         try:
             world.do(MATCH)
             first = world.effects.start(
-                "post", lambda w=world: w._post(RunInfo("first", "1", "m"), 0), Fate(crash_at=died + 1)
+                "post", lambda w=world: post(w, RunInfo("first", "1", "m"), 0), Fate(crash_at=died + 1)
             )
             world.effects.run(first)
             if first.status is not Status.CRASHED:
@@ -40,7 +40,7 @@ def test_a_posting_that_died_anywhere_has_its_certificate_after_the_next_run_of_
             died += 1
             postings = len(database.snapshot()["day_postings"])
             committed_without += postings > len(certificate_keys(world.storage))
-            again = world.effects.start("post", lambda w=world: w._post(RunInfo("again", "1", "m"), 0), Fate())
+            again = world.effects.start("post", lambda w=world: post(w, RunInfo("again", "1", "m"), 0), Fate())
             world.effects.run(again)
             assert len(certificate_keys(world.storage)) == 1, "one posting changed something, whichever it was"
             assert breaches_of_certificates(database.url, world.storage, [day_of(0)]) == []
