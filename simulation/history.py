@@ -171,7 +171,7 @@ class _Drawing:
         }
         #: How much of each kind of trouble this world has.
         self.trouble = {
-            name: rng.choice((0, 1, 3, 5))
+            name: rng.choice((0, 0, 1, 3, 5))
             for name in ("input", "people", "fates", "weather", "time", "bank", "refunds")
         }
 

@@ -54,11 +54,11 @@ _ITEMS = """
     SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
         CASE
             WHEN EXISTS (
-                -- A refund is of the day of its acceptance, and its match of another.
+                -- A refund is of the day of its acceptance, its match of another: it waits as the match does.
                 SELECT FROM posting_breaks b
-                WHERE b.match_id = o.match_id AND (b.match_day = o.day OR o.kind = 'refund' AND b.match_day = (
+                WHERE b.match_id = o.match_id AND b.match_day = CASE o.kind WHEN 'refund' THEN (
                     SELECT m.match_day FROM match_postings m WHERE m.match_id = o.match_id
-                    ORDER BY m.posting_no DESC LIMIT 1))
+                    ORDER BY m.posting_no DESC LIMIT 1) ELSE o.day END
                 AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = b.match_day)
             ) THEN 'posting_break'
             WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND (

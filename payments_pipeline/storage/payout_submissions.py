@@ -104,8 +104,12 @@ _REFUSED = """
         SELECT coalesce(sum(e.credit_minor - e.debit_minor), 0) AS net,
                count(r.item_id) AS released,
                count(*) FILTER (WHERE EXISTS (
-                   SELECT FROM posting_breaks b WHERE b.match_id = e.match_id AND b.match_day = e.day
-                   AND b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = e.day))) AS broken,
+                   -- A refund is of the day of its acceptance, and its match of another.
+                   SELECT FROM posting_breaks b
+                   WHERE b.match_id = e.match_id AND b.match_day = CASE e.kind WHEN 'refund' THEN (
+                       SELECT m.match_day FROM match_postings m WHERE m.match_id = e.match_id
+                       ORDER BY m.posting_no DESC LIMIT 1) ELSE e.day END
+                   AND b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = b.match_day))) AS broken,
                count(*) FILTER (WHERE e.kind = 'accrual' AND EXISTS (
                    SELECT FROM ledger_entries later JOIN open_items o ON o.item_id = later.entry_id
                    WHERE later.kind = 'accrual' AND later.match_id = e.match_id AND later.pot = e.pot

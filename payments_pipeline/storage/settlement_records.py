@@ -67,6 +67,12 @@ _RECORDS = """
     LEFT JOIN journals j USING (journal_id)
     WHERE l.processor = {processor} AND l.report_date = {day}
 """
+_RECEIVED = """
+    CREATE TEMPORARY TABLE received ON COMMIT DROP AS
+    SELECT processor, entry_reference, report_date, kind, idempotency_key, processor_reference, subject, amount_minor,
+           currency, reason, occurred_at
+    FROM report_lines WITH NO DATA
+"""
 _RECORDS_SCHEMA = {
     "processor": _STRING,
     "entry_reference": _STRING,
@@ -126,8 +132,7 @@ def take_report_in(
     lines = _lines(day, processor, report)
     with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
-        cursor.execute("CREATE TEMPORARY TABLE received (LIKE report_lines) ON COMMIT DROP")
-        cursor.execute("ALTER TABLE received ALTER run_id DROP NOT NULL, ALTER taken_at DROP NOT NULL")
+        cursor.execute(_RECEIVED)
         copy_frame(cursor, "received", lines)
         fresh = lines[lines["entry_reference"].isin(_new_references(cursor, day, processor))]
         entries = 0

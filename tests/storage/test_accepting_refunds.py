@@ -293,6 +293,23 @@ def test_what_is_refunded_of_a_match_that_was_left_alone_waits_with_it(zone):
     assert zone.states() == {}
 
 
+def test_a_refund_does_not_wait_for_its_match_under_another_day_which_never_posts_it(zone):
+    charge(zone, a=1000)
+    zone.sweep(PARTIES)
+    settle(zone)
+    refund(zone, request("r1", 400))
+    moved = zone.post([match("m", 2, NEXT, revenue_minor=0)], fee("m", "p1", {"a": 1000}), NEXT)
+    assert moved.plan.breaks["reason"].tolist() == ["posted_under_another_day"]
+    later = NEXT + dt.timedelta(days=1)
+    zone.sweep(PARTIES, later)
+    assert (
+        zone.rows("SELECT party_id FROM sweep_deferrals WHERE sweep_day = %s AND reason = 'posting_break'", later) == []
+    )
+    zone.dispatch(PARTIES, FakeProcessor(), later)
+    states = "SELECT i.party_id, s.state FROM payout_instructions i JOIN instruction_states s USING (instruction_id)"
+    assert dict(zone.rows(f"{states} WHERE i.sweep_day = %s", later))["p1"] == "submitted"
+
+
 def test_an_acceptance_waits_for_a_posting_that_is_under_way(zone):
     charge(zone, a=1000)
     done = threading.Event()
