@@ -54,6 +54,10 @@ _SERVER = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "autovacuum": "off",
+    # Nobody looks at its statistics, and statements this small are not worth compiling.
+    "jit": "off",
+    "track_counts": "off",
+    "track_activities": "off",
     # Two tasks that wait for each other are not to hold up the others.
     "deadlock_timeout": "20ms",
 }

@@ -164,7 +164,7 @@ class _Drawing:
     def __init__(self, rng: Random, boundaries: dict[str, int]) -> None:
         self.rng = rng
         self.boundaries = boundaries
-        self.days = rng.choice((1, 1, 2, 2, 3))
+        self.days = rng.choice((1, 1, 1, 2, 2, 3))
         self.matches = {
             f"match-{number}": (rng.choice(list(COMPETITIONS)), rng.randrange(self.days))
             for number in range(rng.randint(1, 3))
