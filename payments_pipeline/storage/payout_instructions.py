@@ -122,21 +122,38 @@ _ITEMS_SCHEMA = {
     "wait": _STRING,
 }
 
-#: Parties whose last {count} finished instructions in a currency all failed, all with one token.
+#: Tokens with which {count} instructions or more have failed or come back since the newest that proves the account, by
+#: what is dated before the day. A settlement may still come back: it proves the account only if it stands, and if every
+#: failure of what was sent no later than it was known before it was sent.
 _FAILING = """
-    SELECT party_id, currency, min(token) FROM (
-        SELECT i.party_id, i.currency, i.token, s.state,
-               row_number() OVER (
-                   PARTITION BY i.party_id, i.currency ORDER BY i.sweep_day DESC, i.sweep_seq DESC) AS newest
+    WITH suspects AS (
+        SELECT i.party_id, i.currency, i.token
         FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
-        WHERE s.state IN ('settled', 'failed', 'returned') AND s.since_on < {day}
-          AND (i.party_id, i.currency) IN (
-              SELECT f.party_id, f.currency FROM payout_instructions f JOIN instruction_states fs USING (instruction_id)
-              WHERE fs.state IN ('failed', 'returned'))
-    ) recent
-    WHERE newest <= {count}
-    GROUP BY party_id, currency
-    HAVING count(*) = {count} AND bool_and(state <> 'settled') AND count(DISTINCT token) = 1
+        WHERE s.state IN ('failed', 'returned') AND s.since_on < {day}
+        GROUP BY i.party_id, i.currency, i.token HAVING count(*) >= {count}
+    ), known AS (
+        SELECT i.party_id, i.currency, i.token,
+               min(e.occurred_on) FILTER (WHERE e.to_state = 'submitting') AS sent_on,
+               min(e.occurred_on) FILTER (WHERE e.to_state IN ('failed', 'returned')) AS failed_on,
+               bool_or(e.to_state = 'settled') AS is_settled
+        FROM suspects
+        JOIN payout_instructions i USING (party_id, currency, token)
+        JOIN instruction_events e USING (instruction_id)
+        WHERE e.occurred_on < {day} AND e.to_state IN ('submitting', 'settled', 'failed', 'returned')
+        GROUP BY i.instruction_id
+    ), proven AS (
+        SELECT s.party_id, s.currency, s.token, max(s.sent_on) AS sent_on
+        FROM known s
+        WHERE s.is_settled AND s.failed_on IS NULL AND NOT EXISTS (
+            SELECT FROM known f
+            WHERE (f.party_id, f.currency, f.token) = (s.party_id, s.currency, s.token)
+              AND f.sent_on <= s.sent_on AND f.failed_on >= s.sent_on)
+        GROUP BY s.party_id, s.currency, s.token
+    )
+    SELECT party_id, currency, token
+    FROM known f LEFT JOIN proven p USING (party_id, currency, token)
+    WHERE f.failed_on IS NOT NULL AND (p.sent_on IS NULL OR f.sent_on > p.sent_on)
+    GROUP BY party_id, currency, token HAVING count(*) >= {count}
 """
 
 

@@ -302,6 +302,42 @@ def test_a_success_between_failures_ends_the_row(zone):
     assert _made_after(zone, DAYS[3]) == {"a": 700}
 
 
+def _live_daily(zone: MoneyZone, days: int, comes_back: set[int]) -> list[int]:
+    """Owe, sweep and send daily; each settles a day later, some come back two days after. Gives the days that sent."""
+    sent: list[int] = []
+    for number in range(days):
+        day = DAY + dt.timedelta(days=number)
+        zone.owe(day, a=600)
+        zone.sweep(PARTIES, day)
+        processor = FakeProcessor()
+        zone.dispatch(PARTIES, processor, day)
+        sent += [number] * len(processor.requests)
+        lines = []
+        for before, kind in ((1, "settled"), (3, "returned")):
+            if number - before in sent and (kind == "settled" or number - before in comes_back):
+                key = zone.instruction("a", day - dt.timedelta(days=before))
+                amount = zone.value("SELECT amount_minor FROM payout_instructions WHERE instruction_id = %s", key)
+                lines.append(line(key, -amount if kind == "settled" else amount, kind))
+        zone.take_in(lines, day)
+    return sent
+
+
+def test_payments_that_overlap_settle_and_always_come_back_are_stopped(zone):
+    assert _live_daily(zone, 9, comes_back=set(range(9))) == [0, 1, 2, 3, 4, 5]
+    last = DAY + dt.timedelta(days=8)
+    assert {reason for _, reason in _waits(zone, last)} == {"failures_in_a_row"}
+    assert _made_after_with(zone, parties_frame(a={"payout_token": "new"}), last + dt.timedelta(days=1)) == {"a": 5400}
+
+
+def _made_after_with(zone: MoneyZone, parties, day: dt.date) -> dict[str, int]:
+    zone.sweep(parties, day)
+    return _made(zone, day)
+
+
+def test_returns_with_proven_payments_between_them_never_stop_a_party(zone):
+    assert _live_daily(zone, 16, comes_back={0, 1, 8, 9}) == list(range(16))
+
+
 def test_sweeps_of_neighbouring_days_at_once_claim_each_item_once(zone):
     for day in DAYS:
         zone.owe(day, f"m-{day}", a=600, b=400, c=-300)
