@@ -43,7 +43,7 @@ def calm(world: World) -> None:
     due = [match for matches in world.landing.values() for match in matches.values()]
     unposted = sorted(match.match_id for match in due if world.model.posted.get(match.match_id) != match)
     if unposted:
-        raise RuleBroken(f"at the end: {unposted} can be posted and is not")
+        raise RuleBroken(f"{unposted} can be posted and is not")
     swept = {row["sweep_day"] for row in world.snapshot["sweeps"]}
     for day in sorted({match.day for match in world.delivered.values()}):
         if day_of(day).isoformat() not in swept:
@@ -160,7 +160,7 @@ def _reconcile_residues(world: World) -> None:
     }
     breaks = {row["subject_id"] for row in world.snapshot["reconciliation"] if row["status"] == "break"}
     if short - breaks:
-        raise RuleBroken(f"at the end: no break names {sorted(short - breaks)}")
+        raise RuleBroken(f"no break names {sorted(short - breaks)}")
 
 
 def _hold_everybody_paid(world: World) -> None:
@@ -183,4 +183,4 @@ def _hold_everybody_paid(world: World) -> None:
     found += [f"{account} still has {minor} open" for account, minor in _open_beyond_minimum(world).items()]
     found += [f"instruction {key} still is {states_of(world.snapshot)[key]}" for key in waiting]
     if found:
-        raise RuleBroken("at the end: " + "; ".join(found[:5]))
+        raise RuleBroken("; ".join(found[:5]))

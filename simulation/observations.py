@@ -16,7 +16,7 @@ from simulation.acts import ZONE
 from simulation.database import Row, Snapshot
 from simulation.inputs import Match
 from simulation.model import Instructed, Model, RuleChange
-from simulation.rules import RuleBroken, accrued_of, goes_on
+from simulation.rules import RuleBroken, accrued_of, came_back_in_a_row, goes_on
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -141,6 +141,11 @@ def _tell_instructions(world: World, before: Snapshot) -> None:
         assert isinstance(amount, int)
         if 0 < amount < world.policy.of(str(row["currency"])).minimum_minor:
             raise RuleBroken(f"instruction {row['instruction_id']} of {amount} is below the minimum")
+        payee, most = (row["party_id"], row["currency"], row["token"]), world.policy.sweep.failures_in_a_row
+        # What was committed while it was swept may have been known to it, or not.
+        known = [came_back_in_a_row(each, payee, row["sweep_day"]) for each in (before, world.snapshot) if each]
+        if row["token"] is not None and min(known) >= most:
+            raise RuleBroken(f"instruction {row['instruction_id']} is for {payee}, which came back {most} times")
         world.model.instructed[str(row["instruction_id"])] = Instructed(
             (str(row["party_id"]), str(row["currency"])),
             amount,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from datetime import date
+from itertools import product
 from operator import is_
 from typing import Any
 
@@ -47,6 +48,7 @@ def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
     yield from _events(now)
     yield from _records(now)
     yield from _too_early(before, now)
+    yield from _untold(before, now)
     yield from _as_the_model_says(now, model)
 
 
@@ -158,6 +160,59 @@ def _events(now: Snapshot) -> Iterator[str]:
     states = {row["instruction_id"]: row["state"] for row in now["instruction_states"]}
     if states != states_of(now):
         yield "instruction_states is not where the events lead"
+
+
+def _untold(before: Snapshot, now: Snapshot) -> Iterator[str]:
+    """Find what a sweep could have taken and left open without a word."""
+    sweeps = now["sweeps"][len(before.get("sweeps", [])) :]
+    if not sweeps:
+        return
+    told = {(row["sweep_day"], row["seq"], row["party_id"], row["currency"]) for row in now["sweep_deferrals"]}
+    swept = {row["sweep_day"] for row in before.get("sweeps", [])}
+    claimed = {row["item_id"]: row["next_claim_no"] for row in before.get("open_items", [])}
+    for sweep, item in product(sweeps, now["open_items"]):
+        day, key = sweep["sweep_day"], (item["party_id"], item["currency"])
+        if claimed.get(item["item_id"]) != item["next_claim_no"]:
+            continue  # it came to be open, or was claimed and freed, while the sweep was under way
+        free = item["available_after"] is None or item["available_after"] < day
+        due = item["day"] == day or (item["day"] < day and (item["match_id"] is None or item["day"] in swept))
+        if free and due and (day, sweep["seq"], *key) not in told:
+            yield f"the sweep of {day} left item {item['item_id']} of {key} open and does not say why"
+
+
+def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str) -> int:
+    """Count the payments that came back since the newest which shows that the account works.
+
+    Args:
+        snapshot: any.
+        payee: party, currency and token.
+        day: what is dated on it or later is not known yet.
+    """
+    mine = {
+        row["instruction_id"]
+        for row in snapshot["payout_instructions"]
+        if (row["party_id"], row["currency"], row["token"]) == payee
+    }
+    sent: dict[str, str] = {}
+    back: dict[str, str] = {}
+    settled = set()
+    for event in snapshot["instruction_events"]:
+        instruction, state, on = event["instruction_id"], event["to_state"], event["occurred_on"]
+        if instruction not in mine or on >= day:
+            continue
+        if state == "submitting":
+            sent.setdefault(instruction, on)
+        elif state in ("failed", "returned"):
+            back[instruction] = on
+        elif state == "settled":
+            settled.add(instruction)
+    # One that settled may come back still while those sent before it did so only after it was sent.
+    shown = [
+        sent[each]
+        for each in settled - back.keys()
+        if not any(sent[other] <= sent[each] <= back[other] for other in back)
+    ]
+    return sum(sent[each] > max(shown, default="") for each in back)
 
 
 def _too_early(before: Snapshot, now: Snapshot) -> Iterator[str]:

@@ -97,7 +97,10 @@ def live(database: Database, history: History, policy: Policy, figures: Figures,
                 world.perform(operation)
             except RuleBroken as broken:
                 raise RuleBroken(f"after operation {number + 1}: {broken}") from broken
-        calm(world)
+        try:
+            calm(world)
+        except RuleBroken as broken:
+            raise RuleBroken(f"at the end: {broken}") from broken
         if verify:
             verify_all(world)
     finally:

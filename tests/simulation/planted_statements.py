@@ -89,6 +89,23 @@ CLAIMED_TOO = Edit(
     WHERE o.day <= {day}""",
 )
 DEFERRED_DROPPED = Edit(sweeping, "_ITEMS", "WHERE o.day <= {day}", "WHERE o.day = {day}")
+NOT_TOLD = Edit(sweeping, "_write", 'copy_frame(cursor, "sweep_deferrals", ', "(")
+FAILURES_FORGOTTEN = Edit(
+    sweeping,
+    "sweep_day_items",
+    "plan_sweep(day, items, parties, failing,",
+    "plan_sweep(day, items, parties, failing.iloc[:0],",
+)
+SWEPT_AT_ONCE = Edit(sweeping, "sweep_day_items", "transaction_lock(cursor, Lock.INSTRUCTIONS)", "pass")
+POSTED_AT_ONCE = Edit(
+    ledger_entries,
+    "post_day",
+    "session_lock(connection, Lock.DAY, day_key(day))",
+    "__import__('contextlib').nullcontext()",
+)
+SENT_AT_ONCE = Edit(
+    dispatch, "Dispatch.__call__", "session_lock(connection, Lock.DISPATCH)", "__import__('contextlib').nullcontext()"
+)
 WRONG_SIGN = Edit(payout_instructions, "_nets", "net = np.add.reduceat(", "net = -np.add.reduceat(")
 CURRENCIES_MERGED = Edit(payout_instructions, "_nets", " | (currency[1:] != currency[:-1])", "")
 NO_APPROVER = Edit(payout_instructions, "_instructions", "over = amount_minor >", "over = amount_minor < 0 *")

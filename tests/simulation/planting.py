@@ -15,7 +15,8 @@ import pytest
 from payments_pipeline.domain.errors import StaleInputError
 from simulation import runner, world
 from simulation.database import Database, Server
-from simulation.history import History, Operation
+from simulation.effects import NO_FATE
+from simulation.history import Act, History, Operation
 
 POLICY = runner.shipped_policy()
 _numbers = count()
@@ -105,6 +106,9 @@ def live(fault: Fault, database: Database) -> None:
     figures = runner.Figures()
     runner.live(database, History(1, fault.limit_minor, fault.day_limit_minor, fault.history), POLICY, figures)
     assert (figures.double_payments, figures.lost_minor) == (0, 0)
+    fated = sum(isinstance(operation, Act) and operation.fate != NO_FATE for operation in fault.history)
+    befell = sum(figures.faults[kind] for kind in ("crash", "sever", "stall"))
+    assert befell == fated, "a boundary named in the history is beyond the end of its act"
 
 
 def tell_refusals(monkeypatch: pytest.MonkeyPatch) -> None:

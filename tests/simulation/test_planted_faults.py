@@ -16,7 +16,7 @@ from planting import Fault, letting, live, tell_refusals
 from simulation import runner
 from simulation.database import server
 from simulation.effects import Fate
-from simulation.history import Act, Bank, ChangeParty, Deliver, Jump, OtherLine, Resume, Spoil, Weather
+from simulation.history import Act, Bank, ChangeParty, Deliver, Jump, OtherLine, Overlap, Resume, Spoil, Weather
 from simulation.rules import RuleBroken
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,8 +39,16 @@ REFUND_ALL, REFUND_1200 = Act("refund", 0), Act("refund", 4)
 HOLD, NEW_TOKEN = ChangeParty("club:home", "on_hold"), ChangeParty("club:home", "new_token")
 NO_ANSWER, NO_ANSWERS = Weather(("lost_response",), down=False), Weather(("lost_response",) * 8, down=False)
 REFUSED, UNAVAILABLE = Weather(("rejected",), down=False), Weather(("unavailable",), down=False)
-#: It has sent its first batch, and written none of the answers down.
-DIED = Act("dispatch", 0, Fate(crash_at=54))
+#: The boundary of a dispatch at which its first batch is sent, and none of the answers written down.
+_ANSWERED = 52
+DIED = Act("dispatch", 0, Fate(crash_at=_ANSWERED))
+_FAILS = Bank(-1, "fail", 0)
+#: What was sent last fails three times, each time with the items that the failure before freed.
+THREE_FAILED = (
+    *(UNEVEN, POST, SWEEP, DISPATCH, _FAILS, Act("settle", 1)),
+    *(Act("sweep", 2), Act("dispatch", 2), _FAILS, Act("settle", 3)),
+    *(Act("sweep", 4), Act("dispatch", 4), _FAILS, Act("settle", 5), Act("sweep", 6)),
+)
 
 DIVIDING = (
     Fault(
@@ -150,7 +158,37 @@ SWEEPING = (
         "what a sweep deferred is dropped",
         SWEPT,
         (put.DEFERRED_DROPPED,),
-        caught_by="at the end: .*platform.* still has 30 open",
+        caught_by="at the end: the sweep of .* left item .*platform.* open and does not say why",
+    ),
+    Fault(
+        "what a sweep leaves open is told to nobody",
+        SWEPT,
+        (put.NOT_TOLD,),
+        caught_by="the sweep of .* left item .*platform.* open and does not say why",
+    ),
+    Fault(
+        "a party is paid again whatever came back before",
+        THREE_FAILED,
+        (put.FAILURES_FORGOTTEN,),
+        caught_by="which came back 3 times",
+    ),
+    Fault(
+        "two sweeps run at once",
+        (MATCH, POST, Overlap((SWEEP, SWEEP), 1)),
+        (put.SWEPT_AT_ONCE,),
+        refused_by="UniqueViolation",
+    ),
+    Fault(
+        "two postings of a day run at once",
+        (MATCH, Overlap((POST, POST), 1)),
+        (put.POSTED_AT_ONCE,),
+        refused_by="ConflictError",
+    ),
+    Fault(
+        "two dispatches run at once",
+        (*SWEPT, Act("dispatch", 0, Fate(stall_at=_ANSWERED)), DISPATCH, Resume("go on")),
+        (put.SENT_AT_ONCE,),
+        refused_by="UniqueViolation",
     ),
     Fault(
         "items are netted with the wrong sign",
