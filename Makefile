@@ -37,7 +37,8 @@ up: .venv/installed ## everything running, the Dagster UI on 127.0.0.1:3000
 
 test: .venv/installed-test ## lint and all tests
 	$(MAKE) lint
-	$(BIN)/pytest -n 2 --dist loadfile
+	@# As collected: ordered by their number of tests, the long single tests would come last, one after the other.
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/installed-test ## format, lint and types, warnings as errors
 	$(BIN)/ruff format --check .
