@@ -83,6 +83,68 @@ def test_a_change_of_any_column_of_any_row_is_found(world: World, table: str) ->
                 assert all(words.startswith(f"{table} ") and " is not as entry " in words for words in found)
 
 
+@pytest.mark.parametrize("table", AUDITED)
+def test_every_missing_row_of_any_table_is_found(world: World, table: str) -> None:
+    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        with connection.transaction(force_rollback=True):
+            rows = connection.execute(f"DELETE FROM {table}".encode()).rowcount
+            assert bool(rows) != (table in NONE_OF)
+            found = RULES[ROWS](connection).breaches
+            assert len(found) == rows
+            assert all(words.startswith(f"{table} ") and " is gone, and entry " in words for words in found)
+
+
+#: A value of each type that a column has.
+VALUES = {
+    "text": "'x'",
+    "character": "'GBP'",
+    "date": "'2030-01-01'",
+    "integer": "1",
+    "bigint": "1",
+    "boolean": "true",
+    "uuid": "'00000000-0000-0000-0000-00000000000b'",
+    "bytea": "'x'",
+    "jsonb": "'{}'",
+    "json": "'{}'",
+    "ARRAY": "'{}'",
+    "timestamp with time zone": "'2024-08-17Z'",
+    "xid8": "'1'",
+}
+
+
+@pytest.mark.parametrize("table", AUDITED)
+def test_an_inserted_row_of_any_table_is_found(world: World, table: str) -> None:
+    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        checks = "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = %s::regclass"
+        for (name,) in connection.execute(checks, (table,)).fetchall():
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
+        columns = connection.execute(
+            "SELECT column_name, data_type FROM information_schema.columns "
+            "WHERE table_schema = 'payments' AND table_name = %s AND is_identity = 'NO'",
+            (table,),
+        ).fetchall()
+        names, values = ", ".join(name for name, _ in columns), ", ".join(VALUES[kind] for _, kind in columns)
+        connection.execute(f"INSERT INTO {table} ({names}) VALUES ({values})".encode())
+        [words] = RULES[ROWS](connection).breaches
+        assert words.startswith(f"{table} ")
+        assert words.endswith(" is in no entry of the audit trail: it was inserted behind the triggers")
+        connection.rollback()
+
+
+#: Tables that are no record: the trail itself, and what triggers or a run of its day make of the others.
+NO_RECORDS = {"audit_entries", "audit_chain", "open_items", "instruction_states", "reconciliation"}
+#: Of the schema, not of its content: rules of their own hold it.
+OF_THE_SCHEMA = {"lifecycle"}
+
+
+def test_every_table_is_audited_or_is_no_record(world: World) -> None:
+    with psycopg.connect(world.superuser_url) as connection:
+        tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'payments'").fetchall()
+    assert {name for (name,) in tables} == AUDITED.keys() | NO_RECORDS | OF_THE_SCHEMA
+
+
 BREAK = "the chain breaks at link 3 of"
 
 
