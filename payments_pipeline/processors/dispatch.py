@@ -66,6 +66,7 @@ class Dispatched:
         resolved: unknown before, known now.
         waiting: approved and left for later: over a sending limit, or after the breaker opened.
         stopped: why the dispatch stopped early; empty where it did not.
+        doubts: what only a person can end, in words, the first few by name; empty where there is nothing.
     """
 
     cancelled: int = 0
@@ -77,6 +78,7 @@ class Dispatched:
     resolved: int = 0
     waiting: int = 0
     stopped: str = ""
+    doubts: str = ""
     _failures_in_a_row: int = field(default=0, repr=False)
 
 
@@ -93,7 +95,7 @@ class Dispatch:
         run: who dispatches.
         clock: gives now.
         sleep: waits.
-        progress: told in words how far a long dispatch has come, every few seconds, and what only a person can end.
+        progress: told in words how far a long dispatch has come, every few seconds.
     """
 
     url: str
@@ -282,8 +284,7 @@ class Dispatch:
         store.resolve(
             connection, self.day, pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"]), self.run
         )
-        if doubts:
-            self.progress(_first_of(doubts))
+        done.doubts = _first_of(doubts)
         done.resolved = len(moves)
         done.unknown = len(asked) - len(moves)
 

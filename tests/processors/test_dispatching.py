@@ -210,12 +210,10 @@ def test_what_only_a_person_can_end_is_told_by_each_dispatch_the_first_of_many_b
     patient = policy(dispatch={"breaker_failures": 100})
     assert zone.dispatch(parties, processor, policy=patient).unknown == 12
     for _ in range(2):
-        told: list[str] = []
-        done = zone.dispatch(parties, processor, policy=patient, progress=told.append)
+        done = zone.dispatch(parties, processor, policy=patient)
         assert (done.unknown, done.resolved, len(processor.requests)) == (12, 0, 12)
-        [words] = told
-        assert words.count("two payments under") == 10
-        assert words.endswith("And 2 more.")
+        assert done.doubts.count("two payments under") == 10
+        assert done.doubts.endswith("And 2 more.")
     assert set(zone.states().values()) == {"unknown"}
 
 

@@ -48,8 +48,8 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
             run=run_info(context),
             progress=context.log.info,
         )(parties)
-        if dispatched.stopped:
-            context.log.warning(dispatched.stopped)
+        for words in filter(None, (dispatched.stopped, dispatched.doubts)):
+            context.log.warning(words)
         tables = checks.DayTables(money_zone.url, day)
         attempts = tables(checks.ATTEMPTS_OF_DAY)
         refused = tables(checks.REFUSED)
@@ -66,6 +66,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
                 "cancelled": dispatched.cancelled,
                 "waiting": dispatched.waiting,
                 "stopped": dispatched.stopped or "no",
+                "doubts": dispatched.doubts or "none",
             },
             check_results=[
                 check_result(
