@@ -167,10 +167,10 @@ class DayRuns:
                 raise_on_error=False,
             )
         except LOST as error:
-            raise DayFailedError(
-                f"{day} stopped: Dagster's database no longer answers. What had been committed stands, and nothing is "
-                "posted or sent twice: see to Postgres, then run the day again."
-            ) from error
+            raise DayFailedError(_lost(day)) from error
+        record: dg.DagsterRun | None = result.dagster_run
+        if record is None:  # a server that was killed has forgotten that the run ever began
+            raise DayFailedError(_lost(day))
         if not result.success:
             if _was_interrupted(result):
                 raise KeyboardInterrupt  # Dagster takes Ctrl-C for the failure of a step: it is meant for all days
@@ -209,6 +209,13 @@ def _step_seconds(result: dg.ExecuteInProcessResult) -> dict[str, float]:
         for event in result.all_events
         if event.is_step_success
     }
+
+
+def _lost(day: date) -> str:
+    return (
+        f"{day} stopped: Dagster's database no longer answers, or lost the run. What had been committed stands, and "
+        "nothing is posted or sent twice: see to Postgres, then run the day again."
+    )
 
 
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:

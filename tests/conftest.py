@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import hypothesis
 import psycopg
 import pytest
 from psycopg import sql
@@ -19,6 +20,9 @@ from payments_pipeline.local import postgres, stack
 from payments_pipeline.storage.migrations import migrate
 from payments_pipeline.storage.postgres import close_connections
 
+# How long an example takes says nothing on a machine that has other work: no test is timed.
+hypothesis.settings.register_profile("untimed", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("untimed")
 _serial = itertools.count(1)
 
 

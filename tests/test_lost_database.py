@@ -1,6 +1,7 @@
 """Dagster's database may go away at any statement: that is said in one line, never as a traceback."""
 
 import datetime as dt
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import click
@@ -18,15 +19,24 @@ LOST = [
 ]
 
 
+def _executing(execute_in_process: Callable[..., object]) -> DayRuns:
+    job = SimpleNamespace(execute_in_process=execute_in_process)
+    definitions = SimpleNamespace(resolve_job_def=lambda _name: job)
+    return DayRuns(definitions, None, "postgresql://nowhere", "joe")  # type: ignore[arg-type]  # nothing of it is used
+
+
 @pytest.mark.parametrize("error", LOST, ids=["retries", "statement"])
 def test_a_day_that_loses_its_database_names_itself_and_what_to_do(error: Exception) -> None:
     def execute_in_process(**_given: object) -> None:
         raise error
 
-    job = SimpleNamespace(execute_in_process=execute_in_process)
-    definitions = SimpleNamespace(resolve_job_def=lambda _name: job)
-    runs = DayRuns(definitions, None, "postgresql://nowhere", "joe")  # type: ignore[arg-type]  # nothing of it is used
     with pytest.raises(DayFailedError, match=r"2024-08-17 stopped: .* see to Postgres, then run the day again"):
+        _executing(execute_in_process).run(DAY)
+
+
+def test_a_day_whose_run_a_killed_server_has_forgotten_says_so_too() -> None:
+    runs = _executing(lambda **_given: SimpleNamespace(dagster_run=None))
+    with pytest.raises(DayFailedError, match=r"2024-08-17 stopped: .* lost the run.* then run the day again"):
         runs.run(DAY)
 
 
