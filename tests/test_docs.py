@@ -82,3 +82,14 @@ def test_each_target_of_make_that_the_docs_show_is_one_that_there_is() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     for path in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         assert set(re.findall(r"\bmake ([a-z]+)`", path.read_text("utf-8"))) <= targets, path
+
+
+def test_each_rule_of_the_money_zone_is_shown_by_a_test_that_names_it() -> None:
+    stated = re.findall(r"^- `([^`]+)`", page("reference/rules.md"), re.MULTILINE)
+    shown = {
+        name
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for names in re.findall(r"pytest\.mark\.rule\(([^)]*)\)", path.read_text("utf-8"))
+        for name in re.findall(r'"([^"]+)"', names)
+    }
+    assert sorted(stated) == sorted(shown)
