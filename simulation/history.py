@@ -21,7 +21,7 @@ DECISIONS = ("approve", "refuse", "resolve", "write_off", "accept", "accept", "d
 REFUND = "refund"
 REFUNDS = 12
 #: What happens for every unit of trouble between two steps of a run; refunds have a place of their own after each day.
-_CHANCE = {"refunds": 0.06}
+_CHANCE = {"refunds": 0.06, "fates": 0.1}
 #: What a bank does with a payment that it took.
 HABITS = (
     "settle",
@@ -164,7 +164,7 @@ class _Drawing:
     def __init__(self, rng: Random, boundaries: dict[str, int]) -> None:
         self.rng = rng
         self.boundaries = boundaries
-        self.days = rng.choice((1, 1, 1, 2, 2, 3))
+        self.days = rng.choice((1, 1, 1, 1, 1, 2, 2, 3))
         self.matches = {
             f"match-{number}": (rng.choice(list(COMPETITIONS)), rng.randrange(self.days))
             for number in range(rng.randint(1, 3))

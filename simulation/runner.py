@@ -28,7 +28,7 @@ from simulation.world import World
 #: A process that crashed tasks keeps them for ever: it is let go after so many seeds.
 _SEEDS_A_PROCESS = 100
 #: Every so many seeds the law of backfills is checked too.
-_BACKFILLS_EVERY = 40
+_BACKFILLS_EVERY = 50
 #: And every so many, beginning with the sixth, `verify` is run at the end.
 _VERIFY_EVERY = 20
 _SHORTEN_S = 120.0
@@ -194,14 +194,13 @@ def database_of(running: Server, name: str) -> Iterator[Database]:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
-def _batch(given: tuple[Server, range]) -> Figures:
-    running, seeds = given
+def _batch(given: tuple[Server, range, dict[str, int]]) -> Figures:
+    running, seeds, boundaries = given
     # What the imports made is never garbage, and little of what a world makes is.
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     figures, policy = Figures(), shipped_policy()
     with database_of(running, f"simulation_{seeds.start}") as database:
-        boundaries = record_boundaries(database, policy)
         for seed in seeds:
             _run_seed(database, seed, boundaries, policy, figures)
     return figures
@@ -210,7 +209,9 @@ def _batch(given: tuple[Server, range]) -> Figures:
 def run_seeds(running: Server, seeds: range, workers: int) -> Iterator[Figures]:
     """Run seeds in processes of their own; gives each batch's figures as it ends."""
     size = max(1, min(_SEEDS_A_PROCESS, -(-len(seeds) // workers)))
-    batches = [(running, seeds[start : start + size]) for start in range(0, len(seeds), size)]
+    with database_of(running, "simulation_boundaries") as database:
+        boundaries = record_boundaries(database, shipped_policy())
+    batches = [(running, seeds[start : start + size], boundaries) for start in range(0, len(seeds), size)]
     # A forked process has its imports done, and ends without clearing up: crashed tasks stay as they are.
     with multiprocessing.get_context("fork").Pool(workers, maxtasksperchild=1) as pool:
         yield from pool.imap_unordered(_batch, batches, chunksize=1)

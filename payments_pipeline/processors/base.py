@@ -9,7 +9,7 @@ look-up raises `PayoutOutcomeUnknownError` too, where the processor itself holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from enum import StrEnum
 from types import TracebackType
@@ -132,8 +132,9 @@ class SettlementReport:
 
     report_date: date
     digest: str
-    lines: pd.DataFrame
-    balances: pd.DataFrame
+    # Not shown: the end of `asyncio.run` words its task's result, to no one, and a table takes 4 ms to be put into words.
+    lines: pd.DataFrame = field(repr=False)
+    balances: pd.DataFrame = field(repr=False)
 
 
 class PayoutProcessor(Protocol):
