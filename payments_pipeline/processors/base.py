@@ -132,7 +132,7 @@ class SettlementReport:
 
     report_date: date
     digest: str
-    # Not shown: the end of `asyncio.run` words its task's result, to no one, and a table takes 4 ms to be put into words.
+    # Not shown: `asyncio.run` words its result as it ends, for no one, and a table takes 4 ms to be put into words.
     lines: pd.DataFrame = field(repr=False)
     balances: pd.DataFrame = field(repr=False)
 
