@@ -132,6 +132,7 @@ def test_when_retries_run_out_nothing_is_called_failed_and_somebody_is_told(zone
         assert zone.instruction(party) in told["instructions_unknown"].body
 
 
+@pytest.mark.rule("instructions/unknown-stays-locked")
 def test_funds_are_not_released_while_the_outcome_is_unknown(zone: MoneyZone) -> None:
     processor = FakeProcessor(lose=NO_ANSWER, look=DOWN)
     zone.dispatch(PARTIES, processor)
@@ -150,6 +151,7 @@ def test_funds_are_not_released_while_the_outcome_is_unknown(zone: MoneyZone) ->
         )
 
 
+@pytest.mark.rule("always/timeout-is-no-failure")
 def test_any_exception_a_timeout_too_is_not_written_down_as_failed(zone: MoneyZone) -> None:
     processor = FakeProcessor(answer=raising(TimeoutError("too late")))
     with pytest.raises(TimeoutError):
@@ -243,6 +245,7 @@ def test_a_refund_twice_is_one(database_url: str) -> None:
 # Whence a cent came
 
 
+@pytest.mark.rule("always/traced")
 def test_a_payout_is_traced_to_the_charge_behind_it(database_url: str) -> None:
     zone = MoneyZone(database_url)
     zone.post([match("m", revenue_minor=0), match("other", revenue_minor=9)], fee("m", "payer", {"a": 1000}))
@@ -290,6 +293,7 @@ def test_a_failed_that_arrives_after_paid_gives_nothing_back(sent: MoneyZone) ->
     assert len(sent.sweep(PARTIES, DAYS[3]).plan.instructions) == 0
 
 
+@pytest.mark.rule("always/late-and-twice")
 def test_an_event_that_comes_twice_counts_once(sent: MoneyZone) -> None:
     paid, back = line(sent.instruction("a"), -600), line(sent.instruction("b"), 0, "failed")
     sent.take_in([paid, back, paid])
@@ -300,6 +304,7 @@ def test_an_event_that_comes_twice_counts_once(sent: MoneyZone) -> None:
     assert sent.open_items() == {"b": 500}
 
 
+@pytest.mark.rule("always/late-and-twice")
 def test_an_event_that_comes_late_loses_no_cash(sent: MoneyZone) -> None:
     key = sent.instruction("a")
     sent.take_in([line(key, 0, "failed")])
@@ -312,6 +317,7 @@ def test_an_event_that_comes_late_loses_no_cash(sent: MoneyZone) -> None:
     assert sent.party_balances_disagree() == []
 
 
+@pytest.mark.rule("always/late-and-twice")
 def test_events_out_of_order_come_to_what_they_come_to_in_order(sent: MoneyZone) -> None:
     paid = {name: line(sent.instruction(name), -minor) for name, minor in (("a", 600), ("b", 500))}
     back = {name: line(sent.instruction(name), minor, "returned") for name, minor in (("a", 600), ("b", 500))}

@@ -298,6 +298,7 @@ def forged(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     path.with_name(f"{said['posting']:04d}-{hashlib.sha256(data).hexdigest()[:16]}.json").write_bytes(data)
 
 
+@pytest.mark.rule("always/checked-without-us")
 @pytest.mark.parametrize(
     ("change", "told"),
     [
@@ -362,6 +363,7 @@ def test_a_row_is_written_and_hashed_as_postgres_does(connection, values):
     assert json.dumps(values, ensure_ascii=False, separators=(",", ":")) == keys
 
 
+@pytest.mark.rule("always/checked-without-us")
 def test_the_script_imports_the_standard_library_alone():
     text = (ROOT / "checker/check_certificate.py").read_text("utf-8")
     imported = set(re.findall(r"^(?:from|import) (\w+)", text, re.MULTILINE))

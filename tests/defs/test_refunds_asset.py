@@ -86,6 +86,7 @@ def test_a_requester_whom_a_file_names_is_kept_whoever_starts_the_run(zone: Mone
     assert zone.rows("SELECT refund_id, requester FROM refunds ORDER BY 1") == [("r1", "jane"), ("r2", "joe")]
 
 
+@pytest.mark.rule("refunds/refused")
 def test_refused_requests_are_listed_with_reason_and_words_and_hold_up_nothing(zone: MoneyZone, tmp_path: Path) -> None:
     land(tmp_path / "landing", HEADER + "r1,m,p1,400,rained off\nr2,m,p1,601,x\nr3,unknown,p1,,x\nr4,m,p1,1.5,x\n")
     result = materialise(zone, tmp_path / "landing")

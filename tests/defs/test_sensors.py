@@ -466,6 +466,7 @@ def test_input_that_is_as_it_was_asks_for_nothing(stage: Stage) -> None:
     assert stage.requested("changed_input") == []
 
 
+@pytest.mark.rule("corrections/new-input")
 @pytest.mark.parametrize(
     ("name", "dataset"),
     [
@@ -633,6 +634,7 @@ def take_in(database: Addresses, day: date, digest: str, seq: int = 1) -> None:
         )
 
 
+@pytest.mark.rule("settlement/grown-taken-in")
 def test_a_report_that_has_grown_is_taken_in_again(stage: Stage, database: Addresses) -> None:
     first, second, third = days(DAY, 3)
     take_in(database, first, "a")

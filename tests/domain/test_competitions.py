@@ -76,6 +76,7 @@ def test_a_row_whose_id_cannot_be_read_is_a_problem_that_no_match_uses():
     assert fate(data) == "accepted"
 
 
+@pytest.mark.rule("posting/competition-in-force")
 def test_the_row_in_force_on_the_day_counts():
     data = of(
         "c1,One,organiser:1,,,GBP,,,2024-08-16",
@@ -114,6 +115,7 @@ def test_repeated_keys_are_all_bad():
     assert fate(data) == "competition_invalid"
 
 
+@pytest.mark.rule("posting/competition-currency")
 def test_a_currency_never_changes_between_the_rows_of_a_competition():
     data = of(
         "c1,One,organiser:1,,,GBP,,,2024-08-31",

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from payments_pipeline.domain.money import EXPONENTS, exponent, format_minor, is_currency
 
 
+@pytest.mark.rule("always/exponents")
 @pytest.mark.parametrize(
     ("currency", "decimals"), [("GBP", 2), ("JPY", 0), ("IQD", 3), ("AFN", 2), ("MGA", 2), ("CLF", 4), ("RUB", 2)]
 )

@@ -177,6 +177,7 @@ def test_the_shares_of_a_day_are_those_of_a_second_reading_of_the_rules(
     assert keys == sorted(keys)
 
 
+@pytest.mark.rule("posting/same-bytes")
 @given(days(), st.randoms(use_true_random=False))
 @settings(max_examples=50, deadline=None)
 def test_the_order_of_rows_changes_nothing(day: tuple[list[Row], list[Row], list[Row], Row], shuffle: Any) -> None:

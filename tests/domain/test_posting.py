@@ -179,6 +179,7 @@ steps = st.tuples(
 )
 
 
+@pytest.mark.rule("posting/breaks")
 @settings(max_examples=14, deadline=None)
 @given(st.lists(steps, min_size=2, max_size=6))
 def test_posted_is_always_what_was_last_accepted_and_a_break_says_why_not(sequence):
@@ -212,6 +213,7 @@ def test_posted_is_always_what_was_last_accepted_and_a_break_says_why_not(sequen
     assert books.entries.empty or not books.entries.duplicated("entry_id").any()
 
 
+@pytest.mark.rule("posting/ids")
 @settings(max_examples=6, deadline=None)
 @given(st.lists(deliveries, min_size=1, max_size=4, unique_by=lambda one: one.revision), st.randoms())
 def test_ids_depend_on_key_and_number_alone(sequence, random):
@@ -232,6 +234,7 @@ def test_ids_depend_on_key_and_number_alone(sequence, random):
     assert len(by_key) == len(alone) == len(set(by_key.values()))
 
 
+@pytest.mark.rule("posting/ids")
 def test_an_id_never_changes_from_one_release_to_the_next():
     entries = Books().post(Delivered(split=1000)).entries.set_index("account")
     assert entries["entry_id"].to_dict() == {
@@ -240,6 +243,7 @@ def test_an_id_never_changes_from_one_release_to_the_next():
     }
 
 
+@pytest.mark.rule("posting/difference")
 def test_only_the_difference_is_posted():
     books = Books()
     books.post(Delivered())
@@ -250,6 +254,7 @@ def test_only_the_difference_is_posted():
     assert len(entries) == 2
 
 
+@pytest.mark.rule("posting/difference")
 def test_a_difference_of_zero_posts_nothing_and_keeps_the_revision():
     books = Books()
     books.post(Delivered())
@@ -260,6 +265,7 @@ def test_a_difference_of_zero_posts_nothing_and_keeps_the_revision():
     assert reasons(books.plan(Delivered(revision=1))) == {"m1": "older_revision"}
 
 
+@pytest.mark.rule("posting/key")
 def test_the_schedules_version_is_no_part_of_a_shares_key():
     books = Books()
     books.post(Delivered())
@@ -277,18 +283,21 @@ def test_the_schedules_version_is_no_part_of_a_shares_key():
     assert plan.entries.empty
 
 
+@pytest.mark.rule("posting/lower-revision")
 def test_a_lower_revision_is_left_alone():
     books = Books()
     books.post(Delivered(revision=2))
     assert reasons(books.post(Delivered(revision=1, split=0))) == {"m1": BreakReason.OLDER_REVISION}
 
 
+@pytest.mark.rule("posting/equal-revision")
 def test_an_equal_revision_with_other_content_is_left_alone():
     books = Books()
     books.post(Delivered())
     assert reasons(books.post(Delivered(content="b", split=0))) == {"m1": BreakReason.SAME_REVISION_OTHER_CONTENT}
 
 
+@pytest.mark.rule("posting/missing-participant")
 def test_a_posted_participant_that_is_missing_without_a_newer_revision_leaves_the_match_alone():
     books = Books()
     books.post(Delivered(players=frozenset({"p1", "p2"})))
@@ -298,6 +307,7 @@ def test_a_posted_participant_that_is_missing_without_a_newer_revision_leaves_th
     assert books.owed()["p1", "GBP"] == -10
 
 
+@pytest.mark.rule("posting/late-participant")
 def test_a_participant_is_taken_off_by_a_newer_revision():
     books = Books()
     books.post(Delivered(players=frozenset({"p1"})))
@@ -305,6 +315,7 @@ def test_a_participant_is_taken_off_by_a_newer_revision():
     assert books.owed() == {("club:a", "GBP"): 600, ("club:b", "GBP"): 400}
 
 
+@pytest.mark.rule("posting/late-participant")
 def test_a_further_participant_needs_no_newer_revision():
     books = Books()
     books.post(Delivered())
@@ -312,6 +323,7 @@ def test_a_further_participant_needs_no_newer_revision():
     assert books.owed()["p1", "GBP"] == -10
 
 
+@pytest.mark.rule("posting/revenue")
 def test_revenue_that_is_empty_now_and_was_not_is_left_alone():
     books = Books()
     books.post(Delivered())
@@ -319,6 +331,7 @@ def test_revenue_that_is_empty_now_and_was_not_is_left_alone():
     assert books.owed() == Delivered().amounts()
 
 
+@pytest.mark.rule("posting/revenue")
 def test_revenue_of_zero_in_a_newer_revision_takes_everything_back():
     books = Books()
     books.post(Delivered())
@@ -327,6 +340,7 @@ def test_revenue_of_zero_in_a_newer_revision_takes_everything_back():
     assert plan.matches["is_open"].tolist() == [False]
 
 
+@pytest.mark.rule("posting/absence")
 @pytest.mark.parametrize("reason", [BreakReason.ABSENT, BreakReason.REJECTED])
 def test_absence_is_not_a_correction(reason):
     books = Books()
@@ -337,6 +351,7 @@ def test_absence_is_not_a_correction(reason):
     assert books.owed() == Delivered().amounts()
 
 
+@pytest.mark.rule("posting/absence")
 def test_an_empty_bucket_claws_nothing_back():
     books = Books()
     books.post(Delivered(), Delivered(match_id="m2"))
@@ -362,6 +377,7 @@ def test_rules_changed_in_the_past_wait_only_where_they_change_an_amount():
     assert books.owed() == Delivered().amounts()
 
 
+@pytest.mark.rule("posting/changed-rules")
 def test_rules_changed_in_the_past_are_proposed_with_their_effect_and_posted_once_accepted():
     books = Books()
     books.post(Delivered(), Delivered(match_id="m2"))
@@ -406,6 +422,7 @@ def test_a_refused_change_of_rules_waits_with_its_words_and_is_proposed_again_on
     assert plan.rule_changes == ()
 
 
+@pytest.mark.rule("posting/one-day")
 def test_a_match_is_posted_under_one_day_until_its_accruals_net_to_zero():
     books = Books()
     books.post(Delivered())
@@ -423,6 +440,7 @@ def test_a_match_that_owes_nothing_under_another_day_is_no_break():
     assert books.owed() == Delivered().amounts()
 
 
+@pytest.mark.rule("posting/breaks")
 def test_every_break_names_its_match_and_what_to_do():
     books = Books()
     books.post(Delivered(), Delivered(match_id="m2", players=frozenset({"p1"})), Delivered(match_id="m3"))
@@ -444,6 +462,7 @@ def test_every_break_names_its_match_and_what_to_do():
         assert "nan" not in row["words"]
 
 
+@pytest.mark.rule("posting/unbalanced")
 def test_entries_that_do_not_balance_are_never_posted():
     rows = [share("m1", "club:a", 600), *fee("m1", "p1", {"club:a": 10})[1:]]
     with pytest.raises(InvariantError, match="would not balance in GBP: debits 600, credits 610"):

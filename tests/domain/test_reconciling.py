@@ -47,6 +47,7 @@ def test_cash_that_agrees_is_matched():
     assert (row["status"], row["difference_minor"], row["since_on"], row["age_days"]) == ("matched", 0, DAY, 0)
 
 
+@pytest.mark.rule("settlement/balances")
 def test_cash_that_differs_is_a_break_with_both_sides_in_its_words():
     row = only(reconciled(cash=[("cash:sandbox", "GBP", 500, 430)]))
     assert (row["status"], row["difference_minor"]) == ("break", -70)
@@ -82,6 +83,7 @@ def test_unmatched_lines_that_cancel_out_do_not_hide_each_other():
     assert frame["status"].tolist() == ["break", "break"]
 
 
+@pytest.mark.rule("settlement/age")
 def test_a_break_grows_older_from_day_to_day_and_begins_anew_after_it_was_matched():
     cash = [("cash:sandbox", "GBP", 500, 430)]
     known = [("cash", "cash:sandbox", "GBP", EARLIER)]

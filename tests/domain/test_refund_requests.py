@@ -126,6 +126,7 @@ def test_json_lines_and_parquet_say_the_same():
     pd.testing.assert_frame_equal(left, right)
 
 
+@pytest.mark.rule("always/no-float")
 def test_a_parquet_float_is_no_amount():
     table = pa.table(
         {"refund_id": ["r1"], "match_id": ["m"], "party_id": ["p"], "amount_minor": [1.0], "reason": ["x"]}

@@ -89,6 +89,7 @@ def matrix(posted: pd.DataFrame, holds: list[int], count: int) -> list[list[int]
     return [[-found.get((f"rm{r}", n), 0) for n in range(2, len(holds) + 2)] for r in range(1, count + 1)]
 
 
+@pytest.mark.rule("refunds/division")
 @FEW
 @given(holdings, amounts)
 def test_each_refund_is_taken_by_what_each_line_still_holds_largest_remainder_in_order(holds, asked):

@@ -165,6 +165,7 @@ def _column(world: World, name: str) -> list[int]:
     return [sign * value for value in balances(world)[name].tolist()]
 
 
+@pytest.mark.rule("accounts/line-once")
 def test_cash_is_the_sum_of_the_lines(world):
     assert _column(world, "cash") == [one.moved for one in world.instructions]
 
@@ -179,17 +180,20 @@ def test_the_party_has_open_what_is_not_paid_and_never_twice(world):
     assert [-value for value in _column(world, "party")] == [-one.open for one in world.instructions]
 
 
+@pytest.mark.rule("accounts/party-balance")
 def test_paid_plus_open_plus_outstanding_is_what_was_owed(world):
     table = zip(world.instructions, _column(world, "cash"), _column(world, "party"), strict=True)
     for one, cash, party in table:
         assert cash + party + one.outstanding == AMOUNT, one
 
 
+@pytest.mark.rule("accounts/short")
 def test_what_is_left_in_transit_is_what_is_short_or_late(world):
     # Sending put AMOUNT into in_transit on the other side.
     assert [AMOUNT + value for value in _column(world, "in_transit")] == [one.outstanding for one in world.instructions]
 
 
+@pytest.mark.rule("instructions/transitions")
 def test_states_follow_the_lifecycle_and_a_final_state_never_changes(world):
     assert world.known["state"].tolist() == [str(one.state) for one in world.instructions]
     assert (world.known["seq"] - 4).tolist() == [one.events for one in world.instructions]
@@ -248,6 +252,7 @@ POSTINGS = {
 }
 
 
+@pytest.mark.rule("accounts/report-lines")
 @pytest.mark.parametrize("direction", ["credit", "debit"])
 @pytest.mark.parametrize("case", POSTINGS)
 def test_postings_are_those_of_the_table_of_accounts(case, direction):
@@ -270,6 +275,7 @@ OTHERS = {
 }  # fmt: skip
 
 
+@pytest.mark.rule("accounts/suspense")
 @pytest.mark.parametrize("case", OTHERS)
 def test_cash_that_belongs_to_no_instruction_is_posted_all_the_same(case):
     given, outcome, expected = OTHERS[case]

@@ -71,6 +71,7 @@ items = st.builds(
 )
 
 
+@pytest.mark.rule("sweeping/claimed-once")
 @settings(max_examples=25, deadline=None)
 @given(st.lists(items, max_size=30), st.randoms())
 def test_every_item_is_claimed_once_or_waits_once_whatever_the_order_of_rows(rows, random):
@@ -98,6 +99,7 @@ def test_every_item_is_claimed_once_or_waits_once_whatever_the_order_of_rows(row
     assert again.deferrals.equals(plan.deferrals)
 
 
+@pytest.mark.rule("sweeping/net")
 @pytest.mark.parametrize(
     ("amounts", "direction", "amount_minor", "token", "state"),
     [
@@ -119,6 +121,7 @@ def test_items_of_a_party_and_currency_are_netted_into_one_instruction(amounts, 
     )  # fmt: skip
 
 
+@pytest.mark.rule("always/currencies-apart")
 def test_currencies_are_never_added():
     plan = sweep(item("a", 300), item("a", -300, currency="EUR"))
     assert [row[1:4] for row in made(plan)] == [("EUR", "debit", 300), ("GBP", "credit", 300)]
@@ -147,10 +150,12 @@ def test_an_item_waits_for_its_reason(waiting, reason):
     assert (len(plan.instructions), len(plan.claims)) == (0, 0)
 
 
+@pytest.mark.rule("sweeping/claimed-once")
 def test_every_reason_is_tested_and_has_words():
     assert {reason for _, reason in REASONS} == set(WaitReason) == set(WAIT_WORDS)
 
 
+@pytest.mark.rule("sweeping/token")
 def test_a_token_is_needed_for_the_way_the_money_goes_alone():
     plan = sweep(item("uncollected", 500), item("unpaid", -500))
     assert [row[:5] for row in made(plan)] == [
@@ -164,6 +169,7 @@ def test_a_new_token_or_another_currency_ends_the_wait_after_failures():
     assert [row[1:3] for row in made(plan)] == [("EUR", "credit"), ("GBP", "debit")]
 
 
+@pytest.mark.rule("sweeping/minimum")
 def test_the_minimum_is_of_the_net_and_not_of_each_item():
     assert made(sweep(item("a", 60), item("a", 60)))[0][3] == 120
     assert waits(sweep(item("a", 500), item("a", -450))) == {("a", WaitReason.BELOW_MINIMUM): (2, 50)}
@@ -175,6 +181,7 @@ def test_an_item_that_waits_takes_no_part_in_the_net():
     assert waits(plan) == {("a", WaitReason.POSTING_BREAK): (1, -450)}
 
 
+@pytest.mark.rule("instructions/id")
 def test_an_instructions_id_is_over_day_party_currency_and_claims():
     one, other = item("a", 300), item("a", 400)
 
@@ -194,6 +201,7 @@ def test_an_instructions_id_is_over_day_party_currency_and_claims():
     assert id_of(one | {"amount_minor": 4900}, other) == ids[0]  # an item's amount never changes: its id says it
 
 
+@pytest.mark.rule("people/digest")
 def test_a_digest_covers_party_token_currency_amount_and_items():
     content = {
         "party_id": "a",

@@ -108,6 +108,7 @@ def test_a_debt_is_proposed_by_one_and_written_off_by_another(limited: Home) -> 
     assert all(row["ok"] for row in limited.rows("verify"))
 
 
+@pytest.mark.rule("posting/changed-rules")
 def test_rules_changed_with_effect_in_the_past_move_nothing_until_somebody_accepts(limited: Home) -> None:
     def cheaper(row: dict[str, str]) -> dict[str, str]:
         is_it = (

@@ -38,6 +38,7 @@ def test_a_truncated_file_stops_its_day_before_posting_and_no_other_day(home: Ho
     assert (again["entries_posted"], again["instructions_created"]) == (0, 0)
 
 
+@pytest.mark.rule("posting/absence")
 def test_an_empty_landing_zone_claws_nothing_back(home: Home, season: Path, tmp_path: Path) -> None:
     (tmp_path / "landing").mkdir()
     home.environment["PAYMENTS_LANDING_URL"] = str(tmp_path / "landing")

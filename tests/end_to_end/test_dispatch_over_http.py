@@ -140,6 +140,7 @@ def test_the_breaker_leaves_the_rest_of_the_day_approved_and_untouched_and_the_n
     bench.paid_each_once()
 
 
+@pytest.mark.rule("dispatch/bounded")
 def test_no_more_requests_are_under_way_at_the_processor_than_the_adapter_promises(bench: Bench) -> None:
     bench.owe_many(30)
     bench.sandbox.fault("delay_before", on="payments", seconds=600, count=None)
@@ -152,6 +153,7 @@ def test_no_more_requests_are_under_way_at_the_processor_than_the_adapter_promis
     bench.paid_each_once()
 
 
+@pytest.mark.rule("dispatch/bounded")
 def test_one_rate_holds_for_all_that_a_dispatch_asks_and_sends(bench: Bench) -> None:
     per_second, count = 40, 30
     bench.owe_many(count)
@@ -176,6 +178,7 @@ def test_one_rate_holds_for_all_that_a_dispatch_asks_and_sends(bench: Bench) -> 
 # One bad instruction, and storms
 
 
+@pytest.mark.rule("dispatch/bad-one")
 def test_a_bad_instruction_holds_up_no_other(bench: Bench) -> None:
     bench.owe({"a": "tok_a", "b": "tok_test_decline_b", "c": "tok_c", "d": "no token at all", "e": "tok_e"})
     done = bench.dispatch(policy=policy(dispatch={"batch_size": 1, "breaker_failures": 2, "retries": 0}))
@@ -270,6 +273,7 @@ def test_what_was_refused_as_in_progress_and_may_not_leave_again_stays_locked(be
     bench.paid_each_once()
 
 
+@pytest.mark.rule("dispatch/look-up")
 def test_a_key_that_expired_is_looked_up_and_never_sent_again(bench: Bench) -> None:
     bench.owe({"a": "tok_a"})
     bench.sandbox.set_today("2024-09-01")
@@ -335,6 +339,7 @@ def test_two_payments_under_one_key_stay_unknown_are_told_and_the_second_is_owed
 # What the report says of what was sent
 
 
+@pytest.mark.rule("accounts/short")
 def test_what_settled_short_leaves_the_rest_in_transit_as_a_break(bench: Bench) -> None:
     bench.owe({"a": "tok_test_short_100"})
     bench.dispatch()

@@ -306,6 +306,7 @@ def killer(home: Home, tmp_path: Path) -> Iterator[Killer]:
     print(killer.places.most_common())
 
 
+@pytest.mark.rule("dispatch/killed")
 @pytest.mark.slow
 def test_killed_a_hundred_times_each_instruction_is_carried_out_once_and_nothing_is_left_over(killer: Killer) -> None:
     home, servers = killer.home, killer.servers

@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import pytest
 from home import Home
 
 
@@ -26,6 +27,7 @@ def test_the_shares_of_real_days_equal_an_independent_computation_to_the_last_un
     assert all(row["ok"] for row in home.rows("verify"))
 
 
+@pytest.mark.rule("posting/difference")
 def test_the_same_days_again_post_and_pay_nothing(home: Home, real_data: Path) -> None:
     home.point_at(real_data / "leagues")
     first = home.rows("backfill", "--from", "2024-08-15", "--to", "2024-08-20")

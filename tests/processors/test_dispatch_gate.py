@@ -29,6 +29,7 @@ GATE = [
 ]
 
 
+@pytest.mark.rule("dispatch/instruction-gate")
 @pytest.mark.parametrize(("now", "reason"), GATE, ids=[reason for _, reason in GATE])
 def test_the_gate_cancels_what_a_party_may_no_longer_be_sent(zone, now, reason):
     processor = FakeProcessor()
@@ -89,6 +90,7 @@ def test_the_gate_cancels_what_was_corrected_since_the_sweep(zone):
     assert zone.open_items() == {"a": 700}
 
 
+@pytest.mark.rule("posting/waits-with-break")
 def test_the_gate_cancels_what_has_a_break(zone):
     zone.post([], [])
     processor = FakeProcessor()
@@ -103,6 +105,7 @@ def _tamper(database, statement: str) -> None:
         connection.execute(statement.encode())
 
 
+@pytest.mark.rule("dispatch/instruction-gate")
 def test_the_gate_cancels_what_is_not_for_the_net_of_its_items(zone, database):
     _tamper(database, "UPDATE payout_instructions SET amount_minor = 601 WHERE party_id = 'a'")
     processor = FakeProcessor()
@@ -110,6 +113,7 @@ def test_the_gate_cancels_what_is_not_for_the_net_of_its_items(zone, database):
     assert keys(processor) == [zone.instruction("d")]
 
 
+@pytest.mark.rule("dispatch/ledger-gate")
 def test_a_ledger_that_does_not_balance_stops_the_dispatch_before_anything_is_sent(zone, database):
     _tamper(database, "UPDATE ledger_entries SET debit_minor = debit_minor + 1 WHERE account = 'pot:c1'")
     processor = FakeProcessor()
@@ -138,6 +142,7 @@ def test_what_is_cancelled_while_the_dispatch_runs_is_not_sent_and_stops_nothing
     ) == ["approved", "cancelled", "submitted"]
 
 
+@pytest.mark.rule("dispatch/limits")
 def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_calendar_day(zone):
     limited = policy(party_day_limit_minor=700)
     zone.owe(LATER[0], a=200)
@@ -153,6 +158,7 @@ def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_cal
     assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 1
 
 
+@pytest.mark.rule("dispatch/limits")
 def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_others(zone):
     zone.owe(BEFORE, b=5000, c=300)
     zone.sweep(PARTIES, BEFORE)
@@ -161,6 +167,7 @@ def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_oth
     assert zone.states()[f"b {BEFORE}"] == "approved"
 
 
+@pytest.mark.rule("dispatch/up-to-its-day")
 def test_an_instruction_of_a_later_sweep_waits_for_its_day(zone):
     zone.owe(NEXT, b=500)
     zone.sweep(PARTIES, NEXT)

@@ -57,6 +57,7 @@ def outcomes(zone: MoneyZone) -> list[tuple[int, str]]:
     return zone.rows("SELECT attempt_no, outcome FROM payout_attempt_outcomes ORDER BY 1, 2")
 
 
+@pytest.mark.rule("settlement/acknowledged")
 def test_what_is_acknowledged_is_submitted_and_not_settled(zone):
     processor = FakeProcessor()
     done = zone.dispatch(PARTIES, processor)
@@ -74,6 +75,7 @@ def test_the_key_is_the_instructions_own(zone):
     assert set(keys(processor)) == {zone.instruction("a"), zone.instruction("d")}
 
 
+@pytest.mark.rule("dispatch/committed-before")
 def test_the_attempt_is_committed_before_the_request_leaves(zone):
     seen: list[tuple[str, str]] = []
 
@@ -92,6 +94,7 @@ def test_the_attempt_is_committed_before_the_request_leaves(zone):
     assert {text for _, text in seen} == {body.decode() for _, body in processor.requests}
 
 
+@pytest.mark.rule("dispatch/no-transaction")
 def test_no_transaction_is_open_while_the_processor_is_asked(zone, database):
     open_transactions: list[int] = []
 
@@ -118,6 +121,7 @@ def test_what_is_rejected_is_posted_back_and_free_for_a_later_day(zone):
     assert zone.party_balances_disagree() == []
 
 
+@pytest.mark.rule("dispatch/same-bytes")
 def test_what_was_unavailable_is_sent_again_with_the_same_key_and_bytes(zone):
     tries: dict[str, int] = {}
 
@@ -137,6 +141,7 @@ def test_what_was_unavailable_is_sent_again_with_the_same_key_and_bytes(zone):
     assert zone.value("SELECT count(*) FROM journals WHERE kind = 'submission'") == 2
 
 
+@pytest.mark.rule("dispatch/retries")
 def test_what_stayed_unavailable_goes_with_the_next_dispatch(zone):
     first = FakeProcessor(answer=UNAVAILABLE)
     done = zone.dispatch(PARTIES, first, policy=ONCE)
@@ -148,6 +153,7 @@ def test_what_stayed_unavailable_goes_with_the_next_dispatch(zone):
     assert set(zone.states().values()) == {"submitted"}
 
 
+@pytest.mark.rule("dispatch/look-up")
 def test_an_unanswered_request_that_was_accepted_is_found_and_never_sent_again(zone):
     processor = FakeProcessor(lose=UNKNOWN)
     assert zone.dispatch(PARTIES, processor).unknown == 2
@@ -168,6 +174,7 @@ def test_an_unanswered_request_that_was_rejected_is_posted_back(zone):
     assert len(processor.requests) == 2
 
 
+@pytest.mark.rule("dispatch/look-up")
 def test_an_unanswered_request_that_was_never_seen_is_sent_again_as_it_was(zone):
     processor = FakeProcessor(answer=UNKNOWN)
     zone.dispatch(PARTIES, processor)
@@ -180,6 +187,7 @@ def test_an_unanswered_request_that_was_never_seen_is_sent_again_as_it_was(zone)
     assert set(zone.states().values()) == {"submitted"}
 
 
+@pytest.mark.rule("instructions/unknown-stays-locked")
 def test_a_look_up_without_an_answer_leaves_everything_as_it_is(zone):
     def down(_key: str) -> LookUp:
         raise ProcessorUnavailableError("503")
@@ -217,6 +225,7 @@ def test_what_only_a_person_can_end_is_told_by_each_dispatch_the_first_of_many_b
     assert set(zone.states().values()) == {"unknown"}
 
 
+@pytest.mark.rule("dispatch/same-bytes")
 @pytest.mark.parametrize("error", [PayoutOutcomeUnknownError("timeout"), PayoutKeyConflictError("409")], ids=type)
 def test_neither_a_timeout_nor_a_conflict_ever_leads_to_a_second_key(zone, error):
     processor = FakeProcessor(answer=raising(error))
@@ -228,6 +237,7 @@ def test_neither_a_timeout_nor_a_conflict_ever_leads_to_a_second_key(zone, error
     assert zone.open_items() == {}
 
 
+@pytest.mark.rule("dispatch/deadline")
 def test_nothing_is_sent_after_its_deadline_and_a_person_is_left_to_decide(zone):
     clock = Clock()
     processor = FakeProcessor(answer=UNAVAILABLE)
@@ -242,6 +252,7 @@ def test_nothing_is_sent_after_its_deadline_and_a_person_is_left_to_decide(zone)
     assert set(processor.looked_up) == set(keys(processor))
 
 
+@pytest.mark.rule("dispatch/deadline")
 def test_the_deadline_is_looked_at_last(zone):
     clock = Clock()
     processor = FakeProcessor()
@@ -267,6 +278,7 @@ def test_a_never_seen_request_is_not_sent_after_its_deadline(zone):
     assert set(zone.states().values()) == {"unknown"}
 
 
+@pytest.mark.rule("dispatch/breaker")
 def test_the_breaker_stops_the_dispatch_and_leaves_the_rest_untouched(zone):
     parties = many_approved(zone, 20)
     careful = policy(dispatch={"batch_size": 5, "breaker_failures": 4, "retries": 0})
@@ -279,6 +291,7 @@ def test_the_breaker_stops_the_dispatch_and_leaves_the_rest_untouched(zone):
     assert zone.dispatch(parties, FakeProcessor(), policy=careful).acknowledged == 22
 
 
+@pytest.mark.rule("dispatch/breaker")
 def test_rejections_do_not_open_the_breaker(zone):
     parties = many_approved(zone, 10)
     careful = policy(dispatch={"batch_size": 5, "breaker_failures": 2, "retries": 0})
@@ -331,6 +344,7 @@ def test_a_connection_killed_while_sending_loses_no_payment_and_doubles_none(zon
     assert len(processor.requests) == 2
 
 
+@pytest.mark.rule("settlement/faster-than-the-answer")
 def test_a_report_line_that_is_faster_than_the_answer_stands(zone):
     def report(key: str) -> None:
         if key == zone.instruction("a"):
@@ -377,6 +391,7 @@ def test_finishing_an_attempt_that_was_abandoned_meanwhile_is_refused(zone):
     assert zone.open_items() == {}
 
 
+@pytest.mark.rule("dispatch/progress")
 def test_a_long_dispatch_says_every_few_seconds_how_far_it_has_come_and_a_short_one_nothing(database):
     names = [f"p{number:02}" for number in range(12)]
     zone, parties = MoneyZone(database.url), parties_frame(**dict.fromkeys(names, "active"))
@@ -436,6 +451,7 @@ def test_a_retry_that_comes_after_the_deadline_is_not_begun_and_stops_nothing(zo
     assert set(zone.states().values()) == {"unknown"}
 
 
+@pytest.mark.rule("dispatch/retries")
 def test_what_is_not_accepted_within_a_minute_of_its_first_sending_is_left_to_the_next_dispatch(zone):
     clock = Clock()
     slept: list[float] = []

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from money_zone import NEXT, MoneyZone, parties_frame, policy
 from sandbox_process import API_KEY, running_sandbox
 
@@ -22,6 +23,7 @@ def dispatch(database_url: str, sandbox_url: str) -> None:
     MoneyZone(database_url).dispatch(PARTIES, SandboxProcessor(sandbox_url, API_KEY), NEXT, SMALL_BATCHES)
 
 
+@pytest.mark.rule("dispatch/killed")
 def test_a_killed_dispatch_continues_where_it_was_and_each_instruction_is_carried_out_once(
     database, tmp_path: Path
 ) -> None:

@@ -67,6 +67,7 @@ UNKNOWN = [
 ]
 
 
+@pytest.mark.rule("dispatch/bad-one")
 @pytest.mark.parametrize(
     ("kind", "fields", "expected"),
     [*((*fault, "submitting") for fault in UNAVAILABLE), *((*fault, "unknown") for fault in UNKNOWN)],

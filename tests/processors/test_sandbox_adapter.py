@@ -106,6 +106,7 @@ async def submit(processor: SandboxProcessor) -> object:
     return await processor.submit(processor.encode(request("k")), "k")
 
 
+@pytest.mark.rule("dispatch/three-kinds")
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [

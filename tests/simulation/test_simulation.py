@@ -38,6 +38,7 @@ def live(database: Database, *operations, **settings) -> runner.Figures:
     return figures
 
 
+@pytest.mark.rule("always/debits-are-credits")
 @pytest.mark.slow
 def test_two_hundred_seeds_break_no_rule_pay_nothing_twice_and_lose_no_cent():
     command = [sys.executable, "-m", "simulation", "--seeds", "200", "--from", "0"]
@@ -60,6 +61,7 @@ def test_the_model_divides_the_worked_example():
     assert shares(match) == {"platform": 30, "organiser": 121, "club:home": 567, "club:away": 283}
 
 
+@pytest.mark.rule("always/crash-anywhere")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["post", "sweep", "dispatch", "settle"])
 def test_a_crash_at_every_boundary_of_a_step_loses_and_doubles_nothing(database, kind):

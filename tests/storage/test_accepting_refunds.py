@@ -26,6 +26,7 @@ def test_a_refund_debits_the_recipients_and_credits_the_payer(zone):
     assert zone.open_items() == {"p1": -900, "a": 630, "b": 270}
 
 
+@pytest.mark.rule("refunds/all-that-is-left")
 def test_without_an_amount_all_that_is_left_is_refunded(zone):
     charge(zone, a=700, b=300)
     refund(zone, request("r1", 1), request("r2"))
@@ -42,6 +43,7 @@ def test_the_amount_is_fixed_at_acceptance_with_who_asked_and_why(zone):
     ) == [("r1", 1000, None, "rained off", JANE, NEXT, "f.csv", 1, "payments_runtime_embedded")]
 
 
+@pytest.mark.rule("refunds/at-most")
 def test_a_refund_is_at_most_what_the_pot_still_charges_its_payer(zone):
     charge(zone, a=1000)
     accepted = refund(zone, request("r1", 600), request("r2", 401), request("r3", 400), request("r4"))
@@ -49,6 +51,7 @@ def test_a_refund_is_at_most_what_the_pot_still_charges_its_payer(zone):
     assert "of which 400 is left to refund" in accepted.refused["words"].iloc[0]
 
 
+@pytest.mark.rule("refunds/refused")
 def test_what_is_refused_says_why_and_changes_nothing(zone):
     charge(zone, a=1000)
     zone.post([match("m2", revenue_minor=500)], [share("m2", "a", 500)], NEXT)
@@ -69,6 +72,7 @@ def test_a_request_for_a_match_not_posted_yet_is_taken_up_by_a_later_run(zone):
     assert decided(refund(zone, request("r1", 10))) == ["accepted"]
 
 
+@pytest.mark.rule("refunds/same-id")
 def test_the_same_refund_again_is_a_no_op_and_with_other_content_an_error(zone):
     charge(zone, a=1000)
     refund(zone, request("r1", 10), request("r2"))
@@ -81,6 +85,7 @@ def test_the_same_refund_again_is_a_no_op_and_with_other_content_an_error(zone):
     assert zone.rows("SELECT * FROM ledger_entries ORDER BY entry_id") == before
 
 
+@pytest.mark.rule("refunds/division")
 def test_it_is_taken_by_what_each_line_still_holds_largest_remainder_in_order_of_acceptance(zone):
     charge(zone, a=3, b=3, c=1)
     refund(zone, request("r1", 1))
@@ -96,6 +101,7 @@ def test_two_requests_of_one_pot_in_either_order_refund_the_same_in_all(zone):
     assert applied(zone) == {"r1": 101, "r2": 57, "s1": 101, "s2": 57}
 
 
+@pytest.mark.rule("refunds/key")
 def test_its_lines_key_is_refund_and_share_key(zone):
     charge(zone, a=700, b=300)
     refund(zone, request("r1", 100), request("r2", 100))
@@ -110,6 +116,7 @@ def test_its_lines_key_is_refund_and_share_key(zone):
     ]
 
 
+@pytest.mark.rule("refunds/applied")
 def test_a_later_correction_leaves_of_a_refund_what_the_pot_still_charges(zone):
     charge(zone, a=700, b=300)
     refund(zone, request("r1", 600))
@@ -122,6 +129,7 @@ def test_a_later_correction_leaves_of_a_refund_what_the_pot_still_charges(zone):
     assert zone.open_items() == {"p1": -400, "a": 280, "b": 120}
 
 
+@pytest.mark.rule("refunds/recomputed")
 def test_refunds_are_recomputed_in_order_of_acceptance(zone):
     charge(zone, a=1000)
     refund(zone, request("r2", 400))
@@ -161,6 +169,7 @@ def test_the_difference_has_the_day_of_the_refund_and_nets_with_what_it_corrects
     assert zone.open_items() == {}
 
 
+@pytest.mark.rule("corrections/void-and-back")
 def test_a_voided_match_takes_its_refund_back_and_a_reinstated_one_brings_it_again(zone):
     charge(zone, a=1000)
     refund(zone, request("r1", 400))
@@ -171,6 +180,7 @@ def test_a_voided_match_takes_its_refund_back_and_a_reinstated_one_brings_it_aga
     assert applied(zone) == {"r1": 400}
 
 
+@pytest.mark.rule("corrections/moved")
 def test_a_match_that_moves_to_another_day_takes_its_refund_along(zone):
     charge(zone, a=1000)
     refund(zone, request("r1", 400))
@@ -233,6 +243,7 @@ def test_of_a_charge_that_is_not_collected_all_refunded_nets_to_nothing(zone):
     assert zone.states() == {f"p1 {NEXT}": "netted", f"a {NEXT}": "netted"}
 
 
+@pytest.mark.rule("refunds/returned-collection")
 def test_a_refund_after_the_collection_was_returned_nets_with_the_debt(zone):
     charge(zone, a=1000)
     zone.sweep(PARTIES)

@@ -81,6 +81,7 @@ def test_another_digest_than_that_of_what_is_stored_approves_nothing(zone, datab
     assert zone.states()[f"b {DAY}"] == "held"
 
 
+@pytest.mark.rule("people/digest")
 @pytest.mark.parametrize(
     "change",
     [
@@ -100,6 +101,7 @@ def test_an_approval_is_bound_to_party_token_currency_amount_and_items(zone, dat
         approvals.approve(database.approver_url, instruction, known, "x", TODAY)
 
 
+@pytest.mark.rule("people/runtime-approves-nothing")
 def test_the_run_time_login_approves_nothing(zone, database):
     instruction = zone.instruction("b")
     with pytest.raises(NotApprovedError, match="only a login of payments_approver"):
@@ -107,6 +109,7 @@ def test_the_run_time_login_approves_nothing(zone, database):
     assert zone.states()[f"b {DAY}"] == "held"
 
 
+@pytest.mark.rule("people/maker-is-no-approver")
 def test_nobody_approves_what_they_made_themselves(zone, database):
     instruction = zone.instruction("b")
     as_it_stood(database, "UPDATE payout_instructions SET maker = %s", APPROVER)
@@ -114,6 +117,7 @@ def test_nobody_approves_what_they_made_themselves(zone, database):
         approvals.approve(database.approver_url, instruction, digest(zone, instruction), "x", TODAY)
 
 
+@pytest.mark.rule("people/login-is-identity")
 def test_an_approver_does_not_approve_in_another_name(zone, database):
     instruction = zone.instruction("b")
     evidence = json.dumps({"digest": digest(zone, instruction)})
@@ -121,6 +125,7 @@ def test_an_approver_does_not_approve_in_another_name(zone, database):
         by_hand(database.approver_url, EVENT, instruction, TODAY, "somebody", evidence)
 
 
+@pytest.mark.rule("people/in-time")
 def test_an_approval_comes_in_time_or_not_at_all(zone, database):
     instruction = zone.instruction("b")
     days = LIMITED.approval.expires_days
@@ -204,6 +209,7 @@ def test_a_refused_write_off_posts_nothing_and_may_be_asked_for_again(owing, dat
     assert [row["proposal_id"] for row in approvals.pending(database.url)] == [second]
 
 
+@pytest.mark.rule("people/write-off")
 @pytest.mark.parametrize(("party", "amount"), [("d", 701), ("a", 1)])
 def test_no_more_is_written_off_than_is_owed(owing, database, party, amount):
     with pytest.raises(NotApprovedError, match="Nothing was proposed"):
@@ -220,6 +226,7 @@ def test_a_write_off_that_no_longer_fits_waits_and_says_so(owing, database):
     assert owing.open_items() == {"d": -100}
 
 
+@pytest.mark.rule("people/maker-is-no-approver")
 def test_nobody_decides_what_they_propose_themselves(owing, database):
     proposal = approvals.propose(database.url, WriteOff("d", "GBP", 700), "x", APPROVER)
     with pytest.raises(NotApprovedError, match="cannot be decided"):
@@ -229,6 +236,7 @@ def test_nobody_decides_what_they_propose_themselves(owing, database):
     assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
 
 
+@pytest.mark.rule("people/write-off")
 @pytest.mark.parametrize("decision", [None, "refused"])
 def test_a_write_off_that_nobody_accepted_is_refused_by_postgres(owing, database, decision):
     proposal = approvals.propose(database.url, WriteOff("d", "GBP", 700), "x", "maker")
@@ -293,6 +301,7 @@ def test_changed_rules_are_posted_once_their_effect_is_accepted(database):
     assert zone.balances() == {"party:a": -500, "party:b": -500, "pot:c1": 1000}
 
 
+@pytest.mark.rule("posting/refused-rules")
 def test_a_refused_change_of_rules_stays_refused_until_it_says_something_else(database):
     zone = MoneyZone(database.url)
 
@@ -335,6 +344,7 @@ def test_rules_restored_after_a_refusal_leave_nothing_that_waits(database):
     assert (found["proposals"], found["posting_breaks"]) == ([], [])
 
 
+@pytest.mark.rule("posting/changed-rules")
 def test_postgres_posts_no_change_of_rules_that_nobody_accepted(database, monkeypatch):
     zone = MoneyZone(database.url)
     under(zone, "old", 600, 400)
@@ -349,6 +359,7 @@ def _as_if_accepted(plan_posting, *given):
     return plan_posting(*frames, plan_posting(*frames).rule_changes)
 
 
+@pytest.mark.rule("posting/accepted-effect")
 def test_rules_that_were_accepted_once_are_asked_about_again_when_they_come_back(database, monkeypatch):
     zone = MoneyZone(database.url)
     under(zone, "old", 600, 400)
@@ -369,6 +380,7 @@ def test_rules_that_were_accepted_once_are_asked_about_again_when_they_come_back
         under(zone, "new", 500, 500)
 
 
+@pytest.mark.rule("posting/accepted-effect")
 def test_an_acceptance_is_of_the_whole_effect_that_was_shown(database):
     zone = MoneyZone(database.url)
     under(zone, "old", 600, 400)
@@ -393,6 +405,7 @@ def unknown(zone: MoneyZone) -> str:
     return zone.instruction("a")
 
 
+@pytest.mark.rule("instructions/unknown-by-two")
 def test_an_unknown_is_called_failed_by_two_people_after_its_deadline_and_its_items_are_free(zone, database):
     instruction = unknown(zone)
     asked = Resolution(instruction, "failed", "ticket 1234")

@@ -144,6 +144,7 @@ def test_what_an_approver_does_is_recorded_under_the_approver_s_own_login(databa
     assert breaches(database.url) == []
 
 
+@pytest.mark.rule("always/chain")
 def test_writers_at_once_make_one_chain_and_wait_for_nobody_but_the_commit(database):
     ready = threading.Barrier(4)
 

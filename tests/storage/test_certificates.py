@@ -33,6 +33,7 @@ def posted(database_url: str) -> MoneyZone:
     return zone
 
 
+@pytest.mark.rule("always/certificate")
 def test_a_certificate_says_input_schedules_totals_per_pot_and_currency_and_the_head(database_url, store):
     zone = posted(database_url)
     [address] = write_certificates(database_url, store, DAY)
@@ -127,6 +128,7 @@ def test_what_a_run_that_died_left_out_the_next_run_of_the_day_writes_the_same_b
     assert {key: store.read(key) for key in stored(store)} == {key: in_time.read(key) for key in stored(in_time)}
 
 
+@pytest.mark.rule("always/certificate")
 def test_a_certificate_is_never_replaced(database_url, store):
     posted(database_url)
     [address] = write_certificates(database_url, store, DAY)

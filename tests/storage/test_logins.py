@@ -98,6 +98,7 @@ def refusal(connection: psycopg.Connection, statement: sql.Composable | str) -> 
     return None
 
 
+@pytest.mark.rule("people/roles")
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_login_inserts_where_it_has_to_and_nowhere_else(login: str, logins: dict[str, psycopg.Connection]) -> None:
     connection = logins[login]
@@ -124,6 +125,7 @@ def test_a_login_reads_every_table(login: str, logins: dict[str, psycopg.Connect
         assert refusal(connection, sql.SQL("SELECT * FROM payments.{}").format(sql.Identifier(table))) is None, table
 
 
+@pytest.mark.rule("people/roles")
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_login_changes_and_removes_nothing_but_what_is_replaced(
     login: str, logins: dict[str, psycopg.Connection]
@@ -149,6 +151,7 @@ def test_a_login_gets_round_nothing(login: str, beyond: str, logins: dict[str, p
     assert refusal(logins[login], BEYOND[beyond]) in {"42501", "42939"}, f"{login} {beyond}"
 
 
+@pytest.mark.rule("people/roles")
 @pytest.mark.parametrize("login", LOGINS)
 def test_a_login_calls_no_function_that_writes(login: str, logins: dict[str, psycopg.Connection]) -> None:
     rows = (

@@ -203,6 +203,7 @@ def test_a_file_of_several_row_groups_has_one_sorted_dictionary(monkeypatch: pyt
     assert list(decode(data, schema)["label"].cat.categories) == ["a", "b", "c"]
 
 
+@pytest.mark.rule("posting/same-bytes")
 def test_the_bytes_are_the_same_in_every_process() -> None:
     program = """
 import hashlib, pandas as pd
@@ -280,6 +281,7 @@ def refused(frame: pd.DataFrame | pa.Table, *words: str, schema: TableSchema = S
         assert each in str(caught.value)
 
 
+@pytest.mark.rule("always/no-float")
 def test_a_float_column_is_no_whole_numbers_even_when_they_are_whole() -> None:
     refused(small(amount_minor=[1.0, 2.0]), "small.amount_minor", "double")
 

@@ -42,6 +42,7 @@ def test_a_day_on_which_everything_settled_agrees(zone):
     assert rows.loc[("cash", "cash:sandbox"), ["expected_minor", "actual_minor"]].tolist() == [-200, -200]
 
 
+@pytest.mark.rule("settlement/balances")
 def test_a_line_that_the_report_left_out_shows_in_its_closing_balance(zone):
     zone.take_in([line(zone.instruction("a"), -600)], closing_minor=-200)
     row = _day(zone).loc[("cash", "cash:sandbox")]

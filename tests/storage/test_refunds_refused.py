@@ -82,6 +82,7 @@ def test_what_the_program_does_by_hand_is_admitted(zone, connection):
     assert zone.open_items() == {"p1": -890, "a": 623, "b": 267}
 
 
+@pytest.mark.rule("refunds/at-most")
 def test_a_refund_is_at_most_what_the_pot_still_charges_and_above_zero(connection):
     with pytest.raises(errors.RestrictViolation, match="still charges 900 GBP, and 901"):
         accept(connection, amount=901)
@@ -94,6 +95,7 @@ def test_a_refund_is_at_most_what_the_pot_still_charges_and_above_zero(connectio
         accept(connection, amount=10, requested=11)
 
 
+@pytest.mark.rule("refunds/at-most")
 def test_two_refunds_in_one_statement_are_bounded_together(connection):
     with pytest.raises(errors.RestrictViolation, match="and 1800 is to be refunded"):
         connection.execute(
@@ -171,6 +173,7 @@ def test_the_postings_of_a_refunds_line_are_numbered_without_gap(connection):
         lines(connection, journal(connection), (1, "p1", 10), (2, "a", -10), posting_no=2)
 
 
+@pytest.mark.rule("refunds/recomputed")
 def test_a_correction_that_leaves_its_refunds_as_they_were_is_refused(zone, monkeypatch):
     monkeypatch.setattr(ledger_entries, "recompute_refunds", lambda *_: None)
     with pytest.raises(Exception, match="recompute them with the correction"):
@@ -216,6 +219,7 @@ def test_a_refund_that_nobody_asks_for_is_not_accepted(zone, otherwise):
     assert zone.value("SELECT count(*) FROM refunds WHERE refund_id = 'r9'") == 0
 
 
+@pytest.mark.rule("people/maker-is-no-approver")
 @pytest.mark.parametrize(("requester", "approved"), [("jane", True), (APPROVER, False)])
 def test_who_asked_for_a_refund_cannot_approve_what_pays_it(database, requester, approved):
     check_maker(database, {}, requester, approved)

@@ -51,6 +51,7 @@ def test_every_table_that_is_no_projection_is_listed_here(runtime):
     assert others == {"open_items", "instruction_states", "reconciliation"}
 
 
+@pytest.mark.rule("always/append-only")
 @pytest.mark.parametrize("login", ["migrator_url", "superuser_url", "url"])
 def test_no_row_is_ever_changed_or_removed(database, login):
     error = errors.InsufficientPrivilege if login == "url" else errors.RestrictViolation
@@ -69,6 +70,7 @@ def test_no_row_is_ever_changed_or_removed(database, login):
                     connection.execute(sql.SQL(statement).format(**names))
 
 
+@pytest.mark.rule("accounts/balanced")
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 def test_a_journal_that_does_not_balance_is_refused(login, request):
     connection = request.getfixturevalue(login)
@@ -78,6 +80,7 @@ def test_a_journal_that_does_not_balance_is_refused(login, request):
         entries(connection, journal_of(connection), ("fees:p", 5), ("cash:p", -5))
 
 
+@pytest.mark.rule("accounts/balanced")
 def test_currencies_do_not_make_up_for_each_other(runtime):
     insert = """INSERT INTO ledger_entries (entry_id, journal_id, kind, day, account, currency, debit_minor,
                     credit_minor, is_item)
@@ -87,6 +90,7 @@ def test_currencies_do_not_make_up_for_each_other(runtime):
         runtime.execute(insert, {"j": journal_of(runtime), "d": DAY})
 
 
+@pytest.mark.rule("accounts/balanced")
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 def test_a_journal_is_closed_when_its_transaction_ends(login, request):
     connection = request.getfixturevalue(login)
@@ -102,6 +106,7 @@ def test_entries_have_their_journals_kind_and_day(runtime, other):
         entries(runtime, journal_of(runtime), ("cash:q", 5), ("cash:p", -5), **other)
 
 
+@pytest.mark.rule("accounts/one-side")
 @pytest.mark.parametrize("amounts", [(0, 0), (5, 5), (-5, 0)])
 def test_a_line_is_either_a_debit_or_a_credit_and_never_negative(runtime, amounts):
     with pytest.raises(errors.CheckViolation), runtime.transaction():
@@ -123,6 +128,7 @@ def test_the_runtime_login_cannot_state_when_a_journal_was_made(runtime, column,
         )
 
 
+@pytest.mark.rule("people/login-is-identity")
 @pytest.mark.parametrize("login", ["runtime", "approver"])
 def test_no_login_can_write_an_event_in_anothers_name(login, zone, database):
     url = database.url if login == "runtime" else database.approver_url
@@ -135,6 +141,7 @@ def test_no_login_can_write_an_event_in_anothers_name(login, zone, database):
         )
 
 
+@pytest.mark.rule("sweeping/one-live")
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 @pytest.mark.parametrize("claim_no", [1, 2])
 def test_an_item_under_a_live_instruction_cannot_be_claimed(login, claim_no, request):
@@ -150,17 +157,20 @@ def test_an_open_item_can_be_claimed_by_its_own_party_alone(runtime):
         claim(runtime, instruct(runtime), "c")
 
 
+@pytest.mark.rule("sweeping/net")
 def test_an_instruction_is_for_the_net_of_its_items(runtime):
     for amount, direction in [(301, "credit"), (299, "credit"), (300, "debit")]:
         with pytest.raises(errors.CheckViolation, match="net to 300"), runtime.transaction():
             claim(runtime, instruct(runtime, "c", amount, direction), "c")
 
 
+@pytest.mark.rule("sweeping/claimed-at-birth")
 def test_no_item_is_added_to_an_instruction_of_an_earlier_transaction(zone, runtime):
     with pytest.raises(errors.RestrictViolation, match="earlier transaction"):
         claim(runtime, zone.instruction("a"), "c")
 
 
+@pytest.mark.rule("sweeping/one-live")
 def test_an_item_is_claimed_by_one_of_two_instructions_made_at_once(runtime, database):
     with connect(database.url) as other, runtime.transaction():
         claim(runtime, instruct(runtime), "c")
@@ -174,6 +184,7 @@ def test_an_instruction_without_items_cannot_be_born(runtime):
         event(runtime, instruct(runtime), 1, None, "created")
 
 
+@pytest.mark.rule("sweeping/released-once")
 @pytest.mark.parametrize("login", ["runtime", "superuser"])
 def test_a_live_instruction_does_not_give_its_items_back(login, zone, request):
     connection = request.getfixturevalue(login)
@@ -182,6 +193,7 @@ def test_a_live_instruction_does_not_give_its_items_back(login, zone, request):
             release(connection, zone.instruction(party))
 
 
+@pytest.mark.rule("sweeping/released-once")
 def test_items_are_given_back_once(zone, runtime):
     instruction = zone.instruction("a")
     event(runtime, instruction, 3, "approved", "cancelled")
@@ -191,6 +203,7 @@ def test_items_are_given_back_once(zone, runtime):
     assert zone.open_items() == {"a": 600, "c": 300}
 
 
+@pytest.mark.rule("sweeping/claim-after-release")
 def test_a_released_item_is_claimed_again_under_the_next_number(zone, runtime):
     instruction = zone.instruction("a")
     event(runtime, instruction, 3, "approved", "cancelled")
@@ -202,6 +215,7 @@ def test_a_released_item_is_claimed_again_under_the_next_number(zone, runtime):
         claim(runtime, instruct(runtime, "a", 600), "a", 2)
 
 
+@pytest.mark.rule("instructions/transitions")
 def test_postgres_knows_the_same_transitions_as_the_program(zone):
     assert set(zone.rows("SELECT from_state, to_state FROM lifecycle")) == {
         (None if before is None else str(before), str(after)) for before, after in TRANSITIONS
@@ -219,6 +233,7 @@ def _in_state(connection, instruction, state):
     return 1
 
 
+@pytest.mark.rule("instructions/transitions")
 def test_no_state_is_skipped_by_anybody(zone, superuser):
     instruction = zone.instruction("a")
     for before, after in SKIPPED:
@@ -236,6 +251,7 @@ def test_an_event_says_what_the_state_was(zone, runtime):
         event(runtime, zone.instruction("a"), 2, "created", "cancelled")
 
 
+@pytest.mark.rule("sweeping/netted")
 def test_only_a_sum_of_zero_is_netted(zone, superuser):
     instruction = zone.instruction("a")
     with superuser.transaction():
@@ -245,6 +261,7 @@ def test_only_a_sum_of_zero_is_netted(zone, superuser):
         event(superuser, instruction, 2, "created", "netted")
 
 
+@pytest.mark.rule("instructions/held")
 def test_what_is_over_its_limit_is_approved_by_a_login_of_approvers_alone(zone, runtime, database):
     with pytest.raises(errors.InsufficientPrivilege, match="only a login of payments_approver"):
         event(runtime, zone.instruction("b"), 3, "held", "approved")
@@ -395,6 +412,7 @@ def _post_again(connection, posting_no):
     )
 
 
+@pytest.mark.rule("posting/numbered")
 def test_an_accruals_postings_are_numbered_without_gaps(runtime):
     for number, error in [(1, errors.UniqueViolation), (3, errors.RestrictViolation)]:
         with pytest.raises(error), runtime.transaction():
@@ -403,6 +421,7 @@ def test_an_accruals_postings_are_numbered_without_gaps(runtime):
         _post_again(runtime, 2)
 
 
+@pytest.mark.rule("accounts/line-once")
 def test_a_report_line_is_taken_in_once_and_cash_never_without_a_journal(zone, runtime):
     insert = """INSERT INTO report_lines (processor, entry_reference, report_date, kind, amount_minor, currency,
                     occurred_at, run_id) VALUES ('p', 'e', '2024-08-18', 'failed', %s, 'GBP', now(), 'r')"""

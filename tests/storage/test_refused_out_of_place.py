@@ -37,6 +37,7 @@ def _refused(error, words):
     return pytest.raises(error, match=words)
 
 
+@pytest.mark.rule("accounts/kinds")
 @pytest.mark.parametrize(
     ("kind", "accounts"),
     [
@@ -57,6 +58,7 @@ def test_a_journal_touches_the_accounts_of_its_kind_alone(zone, connection, kind
         entries(connection, journal, (accounts[0], 5), (accounts[1], -5), kind=kind)
 
 
+@pytest.mark.rule("accounts/movements-are-no-items")
 @pytest.mark.parametrize("kind", ["submission", "fee", "funding", "unmatched"])
 def test_what_moves_money_makes_no_item(zone, connection, kind):
     with _refused(errors.CheckViolation, "item_of_kind|account_of_kind"), connection.transaction():
@@ -65,6 +67,7 @@ def test_what_moves_money_makes_no_item(zone, connection, kind):
     assert zone.open_items() == {"c": 300}
 
 
+@pytest.mark.rule("accounts/movements-are-no-items")
 def test_a_submission_makes_no_item_though_its_accounts_are_right(zone, connection):
     with _refused(errors.CheckViolation, "item_of_kind"), connection.transaction():
         journal = journal_of(connection, kind="submission", instruction=zone.instruction("a"))
@@ -112,18 +115,21 @@ def test_a_sweep_makes_one_instruction_of_a_party_and_currency(zone, connection)
         )
 
 
+@pytest.mark.rule("posting/revenue")
 def test_a_match_does_not_lose_its_revenue_by_silence(connection):
     with _refused(errors.RestrictViolation, f"match {MATCH}: posting 2 .* absence is not a correction"):
         posting(connection, DAY, 2, revision=2, revenue=None)
     posting(connection, DAY, 2, revision=2, revenue=0)
 
 
+@pytest.mark.rule("posting/lower-revision")
 def test_a_revision_stands_for_one_content(connection):
     with _refused(errors.RestrictViolation, f"match {MATCH}: posting 2 differs .* same revision 1"):
         posting(connection, DAY, 2, content="other")
     posting(connection, DAY, 2, revision=2, content="other")
 
 
+@pytest.mark.rule("posting/missing-participant")
 def test_nobody_who_took_part_is_lost_under_the_same_revision(connection):
     both, one = '[["p1","c","player"],["p2","c","player"]]', '[["p2","c","player"]]'
     posting(connection, DAY, 2, revision=2, participants=one)
@@ -134,18 +140,21 @@ def test_nobody_who_took_part_is_lost_under_the_same_revision(connection):
     posting(connection, DAY, 4, revision=3, participants=one)
 
 
+@pytest.mark.rule("posting/one-day")
 def test_a_match_that_holds_money_keeps_its_day_whatever_is_said_of_it(connection):
     posting(connection, DAY, 2, revision=2, is_open=False)
     with _refused(errors.RestrictViolation, f"match {MATCH}: posting 3 is under {LATER}, and {DAY} holds its accruals"):
         posting(connection, LATER, 3, revision=3)
 
 
+@pytest.mark.rule("posting/one-day")
 def test_a_match_whose_accruals_net_to_zero_is_free_for_another_day(zone, connection):
     zone.post([match(MATCH, 2, revenue_minor=0, status="void")], [])
     posting(connection, LATER, 3, revision=3)
     assert zone.value("SELECT match_day FROM match_postings WHERE posting_no = 3") == LATER
 
 
+@pytest.mark.rule("instructions/failed-by-proof")
 def test_what_was_accepted_fails_by_a_report_line_alone(zone, connection):
     zone.dispatch(PARTIES, FakeProcessor())
     a = zone.instruction("a")
@@ -153,6 +162,7 @@ def test_what_was_accepted_fails_by_a_report_line_alone(zone, connection):
         event(connection, a, 5, "submitted", "failed")
 
 
+@pytest.mark.rule("instructions/failed-by-proof")
 @pytest.mark.parametrize("outcome", [None, "unknown", "acknowledged"])
 def test_what_may_have_arrived_is_not_called_failed(zone, connection, outcome):
     a = zone.instruction("a")
@@ -165,6 +175,7 @@ def test_what_may_have_arrived_is_not_called_failed(zone, connection, outcome):
         event(connection, a, 4, "submitting", "failed")
 
 
+@pytest.mark.rule("instructions/settled-by-line")
 @pytest.mark.parametrize("state", ["settled", "returned"])
 def test_only_a_report_line_of_the_instruction_and_kind_settles_or_returns_it(zone, connection, state):
     zone.dispatch(PARTIES, FakeProcessor())
@@ -178,6 +189,7 @@ def test_only_a_report_line_of_the_instruction_and_kind_settles_or_returns_it(zo
             event(connection, b, 6, "settled", "returned")
 
 
+@pytest.mark.rule("instructions/submitting")
 def test_nothing_is_attempted_before_its_submission_is_posted(zone, connection):
     a = zone.instruction("a")
     words = f"instruction {a}: attempt 1 comes before the posting"
@@ -186,6 +198,7 @@ def test_nothing_is_attempted_before_its_submission_is_posted(zone, connection):
         attempt(connection, a)
 
 
+@pytest.mark.rule("dispatch/deadline")
 def test_nothing_is_attempted_after_its_deadline(zone, connection):
     a = zone.instruction("a")
     with connection.transaction():
@@ -203,6 +216,7 @@ def _report_line(connection, journal, amount, processor="p", currency="GBP"):
     )
 
 
+@pytest.mark.rule("accounts/line-once")
 @pytest.mark.parametrize(
     "other", [{"amount": -6}, {"amount": 5}, {"amount": 0}, {"processor": "q"}, {"currency": "EUR"}]
 )
@@ -236,6 +250,7 @@ def test_items_are_released_on_the_day_of_what_ended_their_instruction(zone, con
     assert zone.open_items() == {"a": 600, "c": 300}
 
 
+@pytest.mark.rule("sweeping/claimed-at-birth")
 def test_no_item_is_hidden_by_an_instruction_that_nobody_ever_made(zone, connection):
     with _refused(errors.RestrictViolation, "was made without its first event"), connection.transaction():
         instruction = instruct(connection)

@@ -36,6 +36,7 @@ def test_a_report_settles_what_it_says(zone):
     assert zone.open_items() == {}
 
 
+@pytest.mark.rule("settlement/new-lines")
 def test_a_report_taken_in_twice_changes_nothing(zone):
     lines = [_about(zone, "a", -600), _about(zone, "d", 0, "failed"), line(None, -7, "fee")]
     first = zone.take_in(lines)
@@ -46,6 +47,7 @@ def test_a_report_taken_in_twice_changes_nothing(zone):
     assert (zone.balances(), zone.states(), zone.open_items()) == before
 
 
+@pytest.mark.rule("settlement/new-lines")
 def test_of_a_report_that_grew_only_the_new_lines_are_posted(zone):
     first = [_about(zone, "a", -600)]
     zone.take_in(first)
@@ -72,6 +74,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.rule("settlement/same-reference")
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: next(iter(change)))
 def test_a_line_that_comes_with_other_content_is_refused_and_nothing_of_its_report_posted(zone, change):
     taken = _about(zone, "a", -600)
@@ -92,6 +95,7 @@ def test_a_line_does_not_move_to_another_date(zone):
         zone.take_in([taken], day=LATER)
 
 
+@pytest.mark.rule("settlement/returned")
 def test_a_payout_that_came_back_is_owed_again_once(zone):
     zone.take_in([_about(zone, "a", -600)])
     zone.take_in([_about(zone, "a", 600, "returned"), _about(zone, "a", 0, "failed")], day=LATER)
@@ -102,6 +106,7 @@ def test_a_payout_that_came_back_is_owed_again_once(zone):
     assert zone.party_balances_disagree() == []
 
 
+@pytest.mark.rule("accounts/party-balance")
 @pytest.mark.parametrize(
     "lines",
     [
@@ -126,6 +131,7 @@ def test_paid_plus_open_plus_in_transit_is_what_was_owed(zone, lines, together):
     assert zone.party_balances_disagree() == []
 
 
+@pytest.mark.rule("accounts/overpaid")
 def test_what_was_paid_beyond_what_is_owed_is_taken_from_the_next_payout(zone):
     zone.take_in([_about(zone, "a", -700)])
     assert zone.open_items() == {"a": -100}
@@ -134,6 +140,7 @@ def test_what_was_paid_beyond_what_is_owed_is_taken_from_the_next_payout(zone):
     assert zone.rows("SELECT amount_minor FROM payout_instructions WHERE sweep_day = %s", LATER) == [(150,)]
 
 
+@pytest.mark.rule("accounts/suspense")
 def test_a_line_about_nothing_of_ours_is_kept_in_suspense(zone):
     taken = zone.take_in([line("nobody", -5), line(None, 9, "other"), line("nobody", 0, "failed")])
     assert taken.records["outcome"].tolist() == ["unmatched"] * 3

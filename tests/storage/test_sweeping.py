@@ -46,6 +46,7 @@ def _waits(zone: MoneyZone, day: dt.date = DAY) -> dict[tuple[str, str], int]:
     return {(party, reason): amount for party, reason, amount in rows}
 
 
+@pytest.mark.rule("sweeping/before-its-day")
 def test_a_second_sweep_of_a_day_takes_nothing_new(zone):
     zone.owe(a=600, b=400)
     assert len(zone.sweep(PARTIES).plan.instructions) == 2
@@ -54,6 +55,7 @@ def test_a_second_sweep_of_a_day_takes_nothing_new(zone):
     assert _made(zone) == {"a": 600, "b": 400}
 
 
+@pytest.mark.rule("posting/ids")
 def test_the_same_work_has_the_same_ids_in_another_database(zone, postgres_server, migrated_template):
     zone.owe(a=600, b=400)
     with postgres_server.new_database(postgres.MIGRATOR, template=migrated_template) as name:
@@ -65,6 +67,7 @@ def test_the_same_work_has_the_same_ids_in_another_database(zone, postgres_serve
     assert (zone.instruction("a"), zone.instruction("b")) == theirs
 
 
+@pytest.mark.rule("sweeping/which-items")
 def test_items_of_a_day_that_was_not_swept_are_left_to_it(zone):
     zone.owe(DAYS[0], a=600)
     zone.owe(DAYS[1], a=150)
@@ -77,6 +80,7 @@ def _made_after(zone: MoneyZone, day: dt.date) -> dict[str, int]:
     return _made(zone, day)
 
 
+@pytest.mark.rule("sweeping/which-items")
 def test_items_left_open_by_a_sweep_are_taken_by_a_later_day(zone):
     zone.owe(DAYS[0], a=600)
     zone.sweep(HOLD_A, DAYS[0])
@@ -85,12 +89,14 @@ def test_items_left_open_by_a_sweep_are_taken_by_a_later_day(zone):
     assert _made_after(zone, DAYS[1]) == {"a": 650}
 
 
+@pytest.mark.rule("sweeping/which-items")
 def test_a_later_days_items_are_never_taken_by_an_earlier_day(zone):
     zone.owe(DAYS[1], a=600)
     zone.sweep(HOLD_A, DAYS[1])
     assert _made_after(zone, DAYS[0]) == {}
 
 
+@pytest.mark.rule("sweeping/before-its-day")
 def test_released_items_wait_for_a_later_day(zone):
     zone.owe(a=600)
     zone.sweep(PARTIES)
@@ -101,6 +107,7 @@ def test_released_items_wait_for_a_later_day(zone):
     assert zone.value("SELECT max(claim_no) FROM instruction_claims") == 2
 
 
+@pytest.mark.rule("sweeping/before-its-day")
 def test_what_settled_or_came_back_after_a_day_is_nothing_to_it(zone):
     zone.owe(a=600)
     zone.sweep(PARTIES)
@@ -111,6 +118,7 @@ def test_what_settled_or_came_back_after_a_day_is_nothing_to_it(zone):
         assert _made_after(zone, day) == made
 
 
+@pytest.mark.rule("sweeping/corrected")
 def test_a_correction_cancels_the_unsent_instruction_and_both_items_are_swept_again(zone):
     zone.owe(a=600, b=400)
     zone.sweep(PARTIES)
@@ -123,6 +131,7 @@ def test_a_correction_cancels_the_unsent_instruction_and_both_items_are_swept_ag
     assert zone.party_balances_disagree() == []
 
 
+@pytest.mark.rule("corrections/after-sending")
 def test_a_correction_of_what_was_sent_is_an_item_of_its_own(zone):
     zone.owe(a=600)
     zone.sweep(PARTIES)
@@ -133,6 +142,7 @@ def test_a_correction_of_what_was_sent_is_an_item_of_its_own(zone):
     assert rows == [("credit", 600), ("debit", 350)]
 
 
+@pytest.mark.rule("posting/waits-with-break")
 def test_a_match_with_a_break_keeps_its_items_open(zone):
     zone.owe(a=600)
     zone.post([], [], DAY)
@@ -143,6 +153,7 @@ def test_a_match_with_a_break_keeps_its_items_open(zone):
     assert _made(zone) == {"a": 600}
 
 
+@pytest.mark.rule("sweeping/netted")
 def test_a_net_of_zero_is_netted_and_never_given_back(zone):
     zone.post([match("m1"), match("m2", revenue_minor=None)], [share("m1", "a", 500), *fee("m2", "a", {"b": 500})])
     zone.sweep(PARTIES)
@@ -155,6 +166,7 @@ def test_a_net_of_zero_is_netted_and_never_given_back(zone):
     assert _made(zone)["a"] == 300
 
 
+@pytest.mark.rule("instructions/held")
 def test_over_its_limit_an_instruction_is_held_until_it_expires(zone):
     zone.owe(a=600)
     strict = policy(instruction_limit_minor=599, approval={"expires_days": 2})
@@ -179,6 +191,7 @@ def _charged_and_sent(zone: MoneyZone, processor: FakeProcessor) -> None:
     zone.post([match("m1", 2, revenue_minor=None)], [])
 
 
+@pytest.mark.rule("sweeping/given-back")
 def test_what_is_given_back_of_a_fee_whose_collection_is_unknown_waits_until_it_is_settled(zone):
     _charged_and_sent(zone, FakeProcessor(lose=lost))
     assert zone.states()[f"p {DAY}"] == "unknown"
@@ -231,6 +244,7 @@ def test_what_is_given_back_of_a_fee_that_was_netted_with_what_was_paid_is_paid(
 WHEN_COLLECTED = {"payout_policy": "when_collected", "revenue_minor": None}
 
 
+@pytest.mark.rule("sweeping/when-collected")
 def test_when_collected_recipients_wait_until_their_own_payer_has_paid(zone):
     shares = [*fee("m1", "p", {"a": 500}), *fee("m1", "q", {"b": 300})]
     zone.post([match("m1", **WHEN_COLLECTED)], shares)
@@ -245,6 +259,7 @@ def test_when_collected_recipients_wait_until_their_own_payer_has_paid(zone):
     assert _made_after(zone, DAYS[3]) == {"q": -300}
 
 
+@pytest.mark.rule("sweeping/when-collected")
 def test_when_collected_a_payer_whose_items_net_to_zero_has_paid(zone):
     zone.post([match("m1", **WHEN_COLLECTED), match("m2")], [*fee("m1", "p", {"a": 500}), share("m2", "p", 500)])
     zone.sweep(PARTIES)
@@ -278,6 +293,7 @@ def _fail(zone: MoneyZone, day: dt.date, policy=POLICY) -> list[str]:
     return [key for key, _ in processor.requests]
 
 
+@pytest.mark.rule("sweeping/failures-in-a-row")
 def test_after_failures_in_a_row_a_partys_items_wait_for_a_new_token(zone):
     zone.owe(a=600, b=-400)
     twice = policy(sweep={"failures_in_a_row": 2})
@@ -322,6 +338,7 @@ def _live_daily(zone: MoneyZone, days: int, comes_back: set[int]) -> list[int]:
     return sent
 
 
+@pytest.mark.rule("sweeping/failures-in-a-row")
 def test_payments_that_overlap_settle_and_always_come_back_are_stopped(zone):
     assert _live_daily(zone, 9, comes_back=set(range(9))) == [0, 1, 2, 3, 4, 5]
     last = DAY + dt.timedelta(days=8)
@@ -338,6 +355,7 @@ def test_returns_with_proven_payments_between_them_never_stop_a_party(zone):
     assert _live_daily(zone, 16, comes_back={0, 1, 8, 9}) == list(range(16))
 
 
+@pytest.mark.rule("sweeping/neighbours-at-once")
 def test_sweeps_of_neighbouring_days_at_once_claim_each_item_once(zone):
     for day in DAYS:
         zone.owe(day, f"m-{day}", a=600, b=400, c=-300)
@@ -359,6 +377,7 @@ def test_sweeps_of_neighbouring_days_at_once_claim_each_item_once(zone):
     assert zone.party_balances_disagree() == []
 
 
+@pytest.mark.rule("sweeping/any-order")
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
 def test_days_in_any_order_give_the_same_paid_plus_open(zone, order):
     """Swept and sent in any order, corrected once, with a failure and a return on the way."""

@@ -63,6 +63,7 @@ def test_what_is_taken_out_and_inserted_again_by_way_of_the_triggers_is_told(wor
 NONE_OF = {"posting_breaks", "alerts", "alert_deliveries", "proposals", "proposal_decisions"}
 
 
+@pytest.mark.rule("always/chain")
 @pytest.mark.parametrize("table", AUDITED)
 def test_a_change_of_any_column_of_any_row_is_found(world: World, table: str) -> None:
     key, columns = (names.split(", ") for names in AUDITED[table])
@@ -83,6 +84,7 @@ def test_a_change_of_any_column_of_any_row_is_found(world: World, table: str) ->
                 assert all(words.startswith(f"{table} ") and " is not as entry " in words for words in found)
 
 
+@pytest.mark.rule("always/chain")
 @pytest.mark.parametrize("table", AUDITED)
 def test_every_missing_row_of_any_table_is_found(world: World, table: str) -> None:
     with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
