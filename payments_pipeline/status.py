@@ -13,6 +13,7 @@ from psycopg.rows import dict_row
 
 from payments_pipeline.domain.errors import ConfigurationError
 from payments_pipeline.domain.payout_instructions import WAIT_WORDS, WaitReason
+from payments_pipeline.storage.checks import CORRECTIONS
 from payments_pipeline.storage.postgres import connect
 
 #: Why an open item is open: the newest sweep that looked at it says so, else nothing has looked at it since.
@@ -120,9 +121,14 @@ Rows = list[dict[str, Any]]
 
 
 def overall(url: str, *, day: date | None = None, party: str | None = None) -> dict[str, Rows]:
-    """Give open items, instructions, what waits for an approver, and breaks, narrowed to a day or a party."""
+    """Give open items, instructions, what waits for an approver, and breaks, narrowed to a day or a party.
+
+    Of a day or a party also what corrections changed (amount_minor > 0 is a credit), and why.
+    """
     parameters = {"day": day, "party": party}
     parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD, "refunds": _REFUNDS}
+    if day is not None or party is not None:
+        parts |= {"corrections": CORRECTIONS}
     if party is None:
         parts |= {
             "proposals": _PROPOSALS,

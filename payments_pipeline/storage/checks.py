@@ -24,6 +24,36 @@ POSTING_BREAKS = """
     SELECT match_id, reason, words FROM posting_breaks
     WHERE match_day = %(day)s AND seq = (SELECT max(seq) FROM day_postings WHERE match_day = %(day)s) ORDER BY match_id
 """
+#: What later postings of matches changed, party by party, and why: newest first, largest first.
+CORRECTIONS = """
+    SELECT m.match_day, m.day_seq AS posting, m.match_id, e.account, e.currency,
+           (sum(e.credit_minor) - sum(e.debit_minor))::bigint AS amount_minor,
+           concat_ws('; ',
+               CASE WHEN m.match_day <> p.match_day THEN format('was posted under %%s', p.match_day) END,
+               CASE WHEN m.revision > p.revision THEN format('revision %%s after %%s', m.revision, p.revision) END,
+               CASE WHEN m.content_hash <> p.content_hash THEN 'its result says something else' END,
+               CASE WHEN m.revenue_minor IS DISTINCT FROM p.revenue_minor
+                    THEN format('revenue %%s after %%s', coalesce(m.revenue_minor::text, 'not declared'),
+                                coalesce(p.revenue_minor::text, 'not declared')) END,
+               CASE WHEN m.participants <> p.participants THEN 'others took part' END,
+               CASE WHEN m.rules_hash <> p.rules_hash
+                    THEN 'other rules' || coalesce((
+                        SELECT format(', accepted by %%s: %%s', d.actor, d.reason)
+                        FROM proposals q JOIN proposal_decisions d USING (proposal_id)
+                        WHERE q.kind = 'rule_change' AND d.decision = 'accepted'
+                          AND q.content -> 'matches' @> jsonb_build_array(
+                              jsonb_build_array(m.match_id, m.rules_hash, m.content_hash, m.posting_no))
+                        LIMIT 1), '') END) AS words
+    FROM match_postings m
+    JOIN match_postings p ON p.match_id = m.match_id AND p.posting_no = m.posting_no - 1
+    JOIN journals j ON j.kind = 'accrual' AND j.match_id = m.match_id AND j.posting_no = m.posting_no
+    JOIN ledger_entries e ON e.journal_id = j.journal_id
+    WHERE (%(day)s::date IS NULL OR m.match_day = %(day)s) AND (%(party)s::text IS NULL OR e.party_id = %(party)s)
+    GROUP BY m.match_id, m.posting_no, p.match_id, p.posting_no, e.account, e.currency
+    HAVING sum(e.credit_minor) <> sum(e.debit_minor)
+    ORDER BY m.match_day DESC, m.day_seq DESC, abs(sum(e.credit_minor) - sum(e.debit_minor)) DESC, m.match_id, e.account
+    LIMIT 100
+"""
 POSTED = """
     SELECT match_id, pot, pot_party_id, line_no, account, currency,
            (sum(credit_minor) - sum(debit_minor))::bigint AS amount_minor
@@ -118,7 +148,7 @@ class DayTables:
     def __call__(self, query: str) -> pd.DataFrame:
         """Give a query's rows; amounts are int64, whatever width Postgres sums them to."""
         with connect(self.url) as connection, connection.cursor() as cursor:
-            cursor.execute(query, {"day": self.day})
+            cursor.execute(query, {"day": self.day, "party": None})
             assert cursor.description is not None
             names = [column.name for column in cursor.description]
             rows: list[tuple[Any, ...]] = cursor.fetchall()

@@ -131,6 +131,12 @@ def test_rules_changed_with_effect_in_the_past_move_nothing_until_somebody_accep
     (row,) = limited.rows("run", "--date", DAY)
     assert row["entries_posted"] > 0
     assert [row for row in limited.rows("status") if row["part"] == "rule_changes"] == []
+    told = [row for row in limited.rows("status", "--date", DAY) if row["part"] == "corrections"]
+    corrected: Counter[str] = Counter()
+    for each in told:
+        corrected[each["account"]] += each["amount_minor"]
+        assert each["words"].startswith("other rules, accepted by ")
+    assert corrected == effect
     assert all(row["ok"] for row in limited.rows("verify"))
 
 

@@ -4,7 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from payments_pipeline.defs.assets.lineage import same_input
-from payments_pipeline.defs.check_results import check_result, check_spec
+from payments_pipeline.defs.check_results import SHOWN, check_result, check_spec, markdown_table
 from payments_pipeline.defs.resources import Certificates, Inputs, MoneyZone, partition_day, run_info
 from payments_pipeline.domain.checks import posted_differs_from_shares
 from payments_pipeline.storage import checks
@@ -54,6 +54,8 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
         written = certificates.write(money_zone.url, day)
         tables = checks.DayTables(money_zone.url, day)
         breaks = tables(checks.POSTING_BREAKS)
+        corrections = tables(checks.CORRECTIONS)
+        corrections = corrections[corrections["posting"] == posted.seq].drop(columns=["match_day", "posting"])
         return dg.MaterializeResult(
             metadata={
                 "entries_posted": posted.entries,
@@ -61,6 +63,9 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
                 "matches_posted": len(posted.plan.matches),
                 "matches_left_alone": len(breaks),
                 "posting": posted.seq,
+                "corrections": dg.MetadataValue.md(
+                    markdown_table(corrections.head(SHOWN)) if len(corrections) else "none"
+                ),
                 "certificates_written": written,
             },
             check_results=[
