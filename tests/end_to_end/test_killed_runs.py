@@ -186,7 +186,8 @@ class Run:
 
     def ends_in_words(self) -> int:
         code, said = self.wait(), self.said.read_text("utf-8")
-        assert code in (0, 1, 3), (code, said)
+        # It may find its server gone at its first connection too: then the address could as well be wrong.
+        assert code in (0, 1, 3) or (code == 2 and "No money moved. Check PAYMENTS_POSTGRES_URL" in said), (code, said)
         assert "Traceback" not in said, said
         assert code == 0 or "payments-pipeline: " in said, said
         return code
