@@ -3,7 +3,7 @@
 Belongs here: what a person types and sees. Does not belong here: what a command does, which its own module says.
 Heavy imports stand inside the commands that need them, so that each starts as soon as it can.
 
-Exit codes: 0 done; 1 a day failed or a rule is broken; 2 wrong usage; 3 the embedded servers cannot be used.
+Exit codes: 0 done; 1 a day failed or a rule is broken; 2 wrong usage; 3 a database or server cannot be used.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from payments_pipeline import code_version
-from payments_pipeline.domain.errors import ConfigurationError, PaymentsError, StackError
+from payments_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, PaymentsError, StackError
 from payments_pipeline.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except PaymentsError as error:
         click.echo(f"payments-pipeline: {error}", err=True)
-        sys.exit(3 if isinstance(error, StackError) else 2 if isinstance(error, ConfigurationError) else 1)
+        sys.exit(_exit_code(error))
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -63,6 +63,12 @@ def main() -> None:
             err=True,
         )
         sys.exit(3)
+
+
+def _exit_code(error: PaymentsError) -> int:
+    if isinstance(error, DatabaseUnavailableError | StackError):
+        return 3
+    return 2 if isinstance(error, ConfigurationError) else 1
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,13 @@ from random import Random
 
 import psycopg
 
-from payments_pipeline.domain.errors import ConfigurationError, InvariantError, LedgerFaultError, PaymentsError
+from payments_pipeline.domain.errors import (
+    ConfigurationError,
+    DatabaseUnavailableError,
+    InvariantError,
+    LedgerFaultError,
+    PaymentsError,
+)
 from payments_pipeline.domain.policy import CurrencyPolicy, Policy
 from payments_pipeline.storage.objects import StorageUnavailableError
 from payments_pipeline.storage.postgres import RunInfo, lend_from
@@ -256,7 +262,7 @@ class World:
             BODIES[act.kind](self, run, act.day)
         except (InvariantError, LedgerFaultError):
             raise
-        except (ConfigurationError, StorageUnavailableError):
+        except (ConfigurationError, DatabaseUnavailableError, StorageUnavailableError):
             if not task.severed:
                 raise
         except PaymentsError as error:

@@ -2,6 +2,7 @@
 
     PaymentsError
     ├── ConfigurationError            settings or policy cannot be used; nothing ran
+    ├── DatabaseUnavailableError      the business database does not answer; what was committed stands
     ├── InputError                    what came in stops the day before anything is posted
     │   └── BadFileError              a landing or reference file cannot be read at all
     ├── AllocationOverflowError       an amount is beyond what the arithmetic admits; names the pot
@@ -25,6 +26,10 @@ class PaymentsError(Exception):
 
 class ConfigurationError(PaymentsError):
     """A setting or the policy file cannot be used; nothing ran."""
+
+
+class DatabaseUnavailableError(PaymentsError):
+    """The business database does not answer or refuses the login; what had been committed stands."""
 
 
 class InputError(PaymentsError):

@@ -37,7 +37,7 @@ def raise_alert(url: str, alert: Alert) -> bool:
     """Put an alert into the outbox; gives whether the incident is new.
 
     Raises:
-        ConfigurationError: the database does not answer; the alert is not stored and must be raised again.
+        DatabaseUnavailableError: the database does not answer; the alert is not stored and must be raised again.
     """
     return raise_alerts(url, [alert]) == 1
 
@@ -48,7 +48,7 @@ def raise_alerts(url: str, alerts: Sequence[Alert]) -> int:
     An incident that was raised before stays as it was first told.
 
     Raises:
-        ConfigurationError: the database does not answer; none is stored and all must be raised again.
+        DatabaseUnavailableError: the database does not answer; none is stored and all must be raised again.
     """
     if not alerts:
         return 0
@@ -65,7 +65,7 @@ def undelivered(url: str, channel: str, limit: int = _BATCH) -> list[Alert]:
     """Give the alerts that a channel has not been given, oldest first.
 
     Raises:
-        ConfigurationError: the database does not answer.
+        DatabaseUnavailableError: the database does not answer.
     """
     with connect(url) as connection:
         return _undelivered(connection, channel, limit)
@@ -90,7 +90,7 @@ def deliver(url: str, channel: str, send: Callable[[Alert], None]) -> int:
         send: hands one alert over; returns when it has arrived, raises where it has not.
 
     Raises:
-        ConfigurationError: the database does not answer; what was sent and not recorded is sent again.
+        DatabaseUnavailableError: the database does not answer; what was sent and not recorded is sent again.
         Exception: what `send` raised; that alert and later ones stay undelivered.
     """
     with connect(url) as connection:
@@ -131,7 +131,7 @@ def amounts_of_days(url: str, days: Sequence[date]) -> dict[date, list[Instructe
     """Give what the instructions of each sweep day come to, per currency; days without any are left out.
 
     Raises:
-        ConfigurationError: the database does not answer.
+        DatabaseUnavailableError: the database does not answer.
     """
     if not days:
         return {}
@@ -208,7 +208,7 @@ def instructions_waiting(url: str, overdue_on: date, quiet_s: float = _QUIET_S) 
         quiet_s: seconds for which nothing must have joined a group of held or unknown ones.
 
     Raises:
-        ConfigurationError: the database does not answer.
+        DatabaseUnavailableError: the database does not answer.
     """
     parameters = {"overdue_on": overdue_on, "quiet_s": quiet_s, "unsent": _UNSENT, "named": NAMED}
     return _groups(url, f"({_LIVE}) UNION ALL ({_OVERDUE})", parameters)
@@ -218,7 +218,7 @@ def instructions_ended(url: str, days: Sequence[date]) -> list[InstructionGroup]
     """Give the instructions that failed or were returned on some days, grouped by outcome and day.
 
     Raises:
-        ConfigurationError: the database does not answer.
+        DatabaseUnavailableError: the database does not answer.
     """
     if not days:
         return []

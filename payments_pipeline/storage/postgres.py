@@ -27,7 +27,7 @@ import pyarrow.csv as pa_csv
 from psycopg import sql
 from psycopg_pool import ConnectionPool, PoolTimeout
 
-from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.domain.errors import DatabaseUnavailableError
 
 #: What a store's transaction may wait between two of its own statements; a stalled program gives its locks back.
 IDLE_IN_TRANSACTION_TIMEOUT = "10min"
@@ -97,6 +97,15 @@ _IDLE_S = 60.0
 _WAIT_S = 15.0
 
 
+def unavailable(why: str) -> str:
+    """Say to an operator that the business database does not answer, by whichever login."""
+    return (
+        f"the business database does not answer: {why.strip().rstrip('.')}. What had been committed stands, and "
+        "nothing is posted or sent twice. See to Postgres, or correct PAYMENTS_POSTGRES_URL and PAYMENTS_MIGRATOR_URL, "
+        "then give the command again."
+    )
+
+
 @contextmanager
 def connect(url: str) -> Iterator[psycopg.Connection]:
     """Lend a connection in autocommit; transactions are opened by name where they belong.
@@ -104,16 +113,13 @@ def connect(url: str) -> Iterator[psycopg.Connection]:
     Connections are kept for the next caller: opening one costs as much as most of what is asked of it.
 
     Raises:
-        ConfigurationError: the server does not answer or refuses the login.
+        DatabaseUnavailableError: the server does not answer or refuses the login.
     """
     pool = _pool(url)
     try:
         connection = pool.getconn()
     except (PoolTimeout, psycopg.OperationalError) as error:
-        raise ConfigurationError(
-            f"the business database does not answer: {_why(url, error)}. No money moved. "
-            "Check PAYMENTS_POSTGRES_URL, or start the embedded server with `make up`."
-        ) from error
+        raise DatabaseUnavailableError(unavailable(_why(url, error))) from error
     try:
         yield connection
     finally:

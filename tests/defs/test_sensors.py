@@ -21,7 +21,7 @@ from payments_pipeline.defs.jobs import DAILY, TAKE_REPORT_IN
 from payments_pipeline.defs.partitions import match_day_partitions
 from payments_pipeline.defs.resources import LANDING_DATASETS, MAKER_TAG, Inputs, MoneyZone, PayoutGateway
 from payments_pipeline.domain.alerts import Alert, AlertKind
-from payments_pipeline.domain.errors import ConfigurationError, ProcessorUnavailableError
+from payments_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError, ProcessorUnavailableError
 from payments_pipeline.domain.schemas import MATCH_RESULTS
 from payments_pipeline.processors.base import ReportDigest
 from payments_pipeline.settings import Settings, load_policy
@@ -240,7 +240,7 @@ def test_no_alert_is_lost_while_the_database_is_down(stage: Stage) -> None:
     stage.tick("run_failure_alerts")
     before = stage.cursors["run_failure_alerts"]
     stage.run(DAY + timedelta(days=1), tags=DECIDED)
-    with stage.database_down(), pytest.raises(ConfigurationError):
+    with stage.database_down(), pytest.raises(DatabaseUnavailableError):
         stage.tick("run_failure_alerts")
     assert stage.cursors["run_failure_alerts"] == before
     stage.tick("run_failure_alerts")
@@ -248,7 +248,7 @@ def test_no_alert_is_lost_while_the_database_is_down(stage: Stage) -> None:
 
 
 def test_a_sensor_that_cannot_look_says_so_in_one_line(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
-    with stage.database_down(), pytest.raises(ConfigurationError):
+    with stage.database_down(), pytest.raises(DatabaseUnavailableError):
         stage.tick("payout_alerts")
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "could not look" in line]
     assert "payout_alerts could not look: the business database does not answer" in line
@@ -329,7 +329,7 @@ def test_a_failed_check_of_a_run_that_failed_later_is_told_of_too(stage: Stage) 
 def test_no_failed_check_is_lost_while_the_database_is_down(stage: Stage) -> None:
     stage.failing_checks = {"one": dg.AssetCheckSeverity.ERROR}
     stage.run(DAY)
-    with stage.database_down(), pytest.raises(ConfigurationError):
+    with stage.database_down(), pytest.raises(DatabaseUnavailableError):
         stage.tick("check_failure_alerts")
     stage.tick("check_failure_alerts")
     assert [alert.day for alert in stage.alerts()] == [DAY]
@@ -367,7 +367,7 @@ def test_payouts_are_overdue_by_the_days_of_the_policy_in_the_pipelines_zone(
 def test_no_failed_payout_is_lost_while_the_database_is_down(stage: Stage, rows: PayoutRows) -> None:
     rows.add("failed", DAY)
     stage.run(DAY)
-    with stage.database_down(), pytest.raises(ConfigurationError):
+    with stage.database_down(), pytest.raises(DatabaseUnavailableError):
         stage.tick("payout_alerts")
     stage.tick("payout_alerts")
     assert [alert.kind for alert in stage.alerts()] == [AlertKind.INSTRUCTIONS_FAILED]
@@ -451,7 +451,7 @@ def test_days_longer_ago_than_a_month_are_reported_once_and_not_run(stage: Stage
 
 def test_no_day_is_run_whose_alert_could_not_be_stored(stage: Stage) -> None:
     stage.have_run(date(2024, 3, 18))
-    with stage.database_down(), pytest.raises(ConfigurationError):
+    with stage.database_down(), pytest.raises(DatabaseUnavailableError):
         stage.tick("missed_days")
 
 

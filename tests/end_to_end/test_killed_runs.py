@@ -186,8 +186,7 @@ class Run:
 
     def ends_in_words(self) -> int:
         code, said = self.wait(), self.said.read_text("utf-8")
-        # It may find its server gone at its first connection too: then the address could as well be wrong.
-        assert code in (0, 1, 3) or (code == 2 and "No money moved. Check PAYMENTS_POSTGRES_URL" in said), (code, said)
+        assert code in (0, 1, 3), (code, said)
         assert "Traceback" not in said, said
         assert code == 0 or "payments-pipeline: " in said, said
         return code
@@ -291,6 +290,9 @@ class Killer:
     def write_down(self, place: str, more: str = "") -> None:
         self.told.append(f"{self.kills:3} {self.day} {place} {more}")
         eventually(self.servers.answer)
+        if keeper.read_state(self.home.path) is None:  # killed so often in so short a time, a server is given up
+            self.home.run("status")
+            self.told.append("    servers started anew by a command")
 
 
 @pytest.fixture

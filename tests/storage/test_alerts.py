@@ -7,7 +7,7 @@ import pytest
 from payout_rows import Addresses, PayoutRows
 
 from payments_pipeline.domain.alerts import Alert, AlertKind, InstructionGroup, alert_id
-from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.domain.errors import DatabaseUnavailableError
 from payments_pipeline.storage import postgres
 from payments_pipeline.storage.alerts import (
     LOG_CHANNEL,
@@ -54,7 +54,7 @@ def test_alerts_raised_together_are_stored_together_and_counted_where_new(databa
 
 def test_an_alert_that_cannot_be_stored_is_not_taken_for_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(postgres, "_WAIT_S", 0.2)
-    with pytest.raises(ConfigurationError, match="does not answer"):
+    with pytest.raises(DatabaseUnavailableError, match="does not answer"):
         raise_alert(NOBODY, an_alert("a"))
 
 

@@ -12,7 +12,8 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 
-from payments_pipeline.domain.errors import ConfigurationError
+from payments_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
+from payments_pipeline.storage.postgres import unavailable
 
 _HERE = Path(__file__).parent
 #: Two programs that migrate one database at once take turns under this advisory lock.
@@ -50,8 +51,8 @@ def migrate(url: str) -> str:
         The schema version reached.
 
     Raises:
-        ConfigurationError: the login may not migrate, the server does not answer, or the database's schema is newer
-            than this program.
+        ConfigurationError: the login may not migrate, or the database's schema is newer than this program.
+        DatabaseUnavailableError: the server does not answer or refuses the login.
     """
     engine = sqlalchemy.create_engine(
         sqlalchemy.engine.make_url(url).set(drivername="postgresql+psycopg"), poolclass=sqlalchemy.pool.NullPool
@@ -63,6 +64,8 @@ def migrate(url: str) -> str:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
     except sqlalchemy.exc.DBAPIError as error:
+        if isinstance(error.orig, psycopg.OperationalError):
+            raise DatabaseUnavailableError(unavailable(str(error.orig))) from error
         raise ConfigurationError(
             f"the business database could not be migrated: {str(error.orig).strip()}. Nothing was changed. "
             "Set PAYMENTS_MIGRATOR_URL to the login that owns the schema."
