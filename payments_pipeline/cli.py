@@ -12,7 +12,7 @@ import gc
 import getpass
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from payments_pipeline.day_runs import DayRuns, DaySummary
-    from payments_pipeline.domain.proposals import Resolution, WriteOff
+    from payments_pipeline.domain.proposals import Resolution, Retry, WriteOff
     from payments_pipeline.local.stack import Endpoints
     from payments_pipeline.storage.postgres import RunInfo
 
@@ -313,7 +313,7 @@ def resolve(instruction_id: str, to_state: str, evidence: str, reason: str, as_j
     """Propose what became of an instruction whose outcome is unknown; an approver accepts it."""
     from payments_pipeline.domain.proposals import Resolution
 
-    _propose(Resolution(instruction_id, to_state, evidence), reason, as_json=as_json)
+    _propose(lambda _url: Resolution(instruction_id, to_state, evidence), reason, as_json=as_json)
 
 
 @commands.command("write-off")
@@ -326,7 +326,19 @@ def write_off(party: str, currency: str, amount_minor: int, reason: str, as_json
     """Propose to write off what a party owes; an approver accepts it."""
     from payments_pipeline.domain.proposals import WriteOff
 
-    _propose(WriteOff(party, currency, amount_minor), reason, as_json=as_json)
+    _propose(lambda _url: WriteOff(party, currency, amount_minor), reason, as_json=as_json)
+
+
+@commands.command()
+@click.option("--party", required=True, help="Whose items wait after failures in a row.")
+@click.option("--currency", required=True, help="ISO 4217.")
+@click.option("--reason", required=True, help="Why its account works again, for who decides.")
+@_json
+def retry(party: str, currency: str, reason: str, as_json: bool) -> None:
+    """Propose to pay, or collect from, a party again that waits after failures in a row; an approver accepts it."""
+    from payments_pipeline.storage import approvals
+
+    _propose(lambda url: approvals.retry(url, party, currency), reason, as_json=as_json)
 
 
 @commands.command()
@@ -366,11 +378,12 @@ def refund(
     sys.exit(1 if refused else 0)
 
 
-def _propose(proposal: Resolution | WriteOff, reason: str, *, as_json: bool) -> None:
+def _propose(what: Callable[[str], Resolution | Retry | WriteOff], reason: str, *, as_json: bool) -> None:
     from payments_pipeline.storage import approvals
 
     with _servers(load_settings()) as (_settings, endpoints):
-        identity = approvals.propose(endpoints.postgres_url, proposal, reason, getpass.getuser())
+        url = endpoints.postgres_url
+        identity = approvals.propose(url, what(url), reason, getpass.getuser())
     words = f"proposed: an approver other than {getpass.getuser()} runs `payments-pipeline accept {identity}`"
     _said(as_json, {"proposal_id": identity, "decision": None}, words)
 

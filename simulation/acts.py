@@ -176,6 +176,19 @@ def write_off(world: World, run: RunInfo, number: int) -> None:
             approvals.carry_out_accepted(world.database.url, world.now().date(), run)
 
 
+def retry(world: World, _run: RunInfo, number: int) -> None:
+    """A person says that an account works again which waits after failures in a row; another accepts at once."""
+    url = world.database.url
+    with connect(url) as connection:
+        waiting = connection.execute(
+            "SELECT DISTINCT party_id, currency FROM sweep_deferrals WHERE reason = 'failures_in_a_row' ORDER BY 1, 2"
+        ).fetchall()
+    for party_id, currency in waiting[number : number + 1]:
+        identity = approvals.propose(url, approvals.retry(url, party_id, currency), "it works", "somebody")
+        approvals.decide(world.database.approver_url, identity, "accepted", "seen")
+        world.faults["retry_accepted"] += 1
+
+
 def accept(world: World, _run: RunInfo, number: int) -> None:
     """Accept the n-th proposal that waits."""
     _decide(world, number, "accepted")
@@ -208,6 +221,7 @@ BODIES: dict[str, Callable[[World, RunInfo, int], None]] = {
     "refuse": refuse,
     "resolve": resolve,
     "write_off": write_off,
+    "retry": retry,
     "accept": accept,
     "decline": decline,
 }

@@ -181,17 +181,24 @@ def _untold(before: Snapshot, now: Snapshot) -> Iterator[str]:
 
 
 def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str) -> int:
-    """Count the payments that came back since the newest which shows that the account works.
+    """Count the payments that came back since the newest which shows that the account works; not those put aside.
 
     Args:
         snapshot: any.
         payee: party, currency and token.
         day: what is dated on it or later is not known yet.
     """
+    accepted = {row["proposal_id"] for row in snapshot["proposal_decisions"] if row["decision"] == "accepted"}
+    aside = {
+        instruction_id
+        for row in snapshot["proposals"]
+        if row["kind"] == "retry" and row["proposal_id"] in accepted
+        for instruction_id in row["content"]["failed"]
+    }
     mine = {
         row["instruction_id"]
         for row in snapshot["payout_instructions"]
-        if (row["party_id"], row["currency"], row["token"]) == payee
+        if (row["party_id"], row["currency"], row["token"]) == payee and row["instruction_id"] not in aside
     }
     sent: dict[str, str] = {}
     back: dict[str, str] = {}

@@ -44,7 +44,7 @@ WAIT_WORDS = {
     WaitReason.PARTY_ON_HOLD: "the party is on hold: lift the hold in the reference data",
     WaitReason.NO_PAYOUT_TOKEN: "the party has no payout_token: add one",
     WaitReason.NO_COLLECTION_TOKEN: "the party has no collection_token: they wait until what it is owed covers them",
-    WaitReason.FAILURES_IN_A_ROW: "the party's last instructions failed in a row: give it a new token",
+    WaitReason.FAILURES_IN_A_ROW: "its last instructions failed in a row: give it a new token, or accept a retry",
     WaitReason.BELOW_MINIMUM: "the net is below the currency's minimum: it is carried forward",
 }
 

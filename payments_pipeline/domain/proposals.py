@@ -24,6 +24,7 @@ class ProposalKind(StrEnum):
     WRITE_OFF = "write_off"
     RESOLUTION = "resolution"
     RULE_CHANGE = "rule_change"
+    RETRY = "retry"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,21 @@ class Resolution:
     instruction_id: str
     to_state: str
     evidence: str
+
+
+@dataclass(frozen=True)
+class Retry:
+    """That a party's account works again, so that what failed before no longer stops it.
+
+    Attributes:
+        party_id: whose items wait after failures in a row.
+        currency: ISO 4217.
+        failed: ids of the instructions that are not counted any more, sorted; what fails later counts anew.
+    """
+
+    party_id: str
+    currency: str
+    failed: list[str]
 
 
 @dataclass(frozen=True)

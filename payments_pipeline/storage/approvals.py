@@ -25,6 +25,7 @@ from payments_pipeline.domain.payout_instructions import instruction_digest
 from payments_pipeline.domain.proposals import (
     ProposalKind,
     Resolution,
+    Retry,
     RuleChange,
     WriteOff,
     proposal_id,
@@ -76,6 +77,22 @@ _ACCEPTED = """
     WHERE d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL
                                        OR p.kind = 'resolution' AND s.state = 'unknown')
     ORDER BY d.decided_at, p.proposal_id
+"""
+
+
+#: What of a party failed or came back, and no accepted retry has put aside.
+_FAILED = """
+    SELECT i.instruction_id::text FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
+    WHERE i.party_id = %s AND i.currency = %s AND s.state IN ('failed', 'returned')
+      AND i.instruction_id NOT IN (SELECT instruction_id FROM retried_instructions)
+    ORDER BY i.instruction_id::text
+"""
+#: That the newest sweep which left anything of a party open left it after failures in a row.
+_NEWEST_WAIT = """
+    SELECT FROM (
+        SELECT reason FROM sweep_deferrals WHERE party_id = %s AND currency = %s
+        ORDER BY sweep_day DESC, seq DESC LIMIT 1) newest
+    WHERE reason = 'failures_in_a_row'
 """
 
 
@@ -178,7 +195,7 @@ def refuse(approver_url: str, instruction_id: str, reason: str, today: date) -> 
         )
 
 
-def propose(url: str, proposal: WriteOff | Resolution, reason: str, maker: str) -> str:
+def propose(url: str, proposal: WriteOff | Resolution | Retry, reason: str, maker: str) -> str:
     """Ask for something that another person decides; asked again before the decision it is the same proposal.
 
     Args:
@@ -191,7 +208,8 @@ def propose(url: str, proposal: WriteOff | Resolution, reason: str, maker: str) 
         The proposal's id.
 
     Raises:
-        NotApprovedError: the party owes less, or the instruction's outcome is known or not yet given up on.
+        NotApprovedError: the party owes less or does not wait for a retry, or the instruction's outcome is known or
+            not yet given up on.
     """
     with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
@@ -201,15 +219,22 @@ def propose(url: str, proposal: WriteOff | Resolution, reason: str, maker: str) 
         return write_proposal(cursor, proposal, reason, maker)
 
 
+def retry(url: str, party_id: str, currency: str) -> Retry:
+    """Give what is to be proposed for a party to be paid, or collected from, again: all that failed until now."""
+    rows = _read(url, _FAILED, (party_id, currency))
+    return Retry(party_id, currency, [row["instruction_id"] for row in rows])
+
+
 _KINDS = {
     WriteOff: ProposalKind.WRITE_OFF,
     Resolution: ProposalKind.RESOLUTION,
+    Retry: ProposalKind.RETRY,
     RuleChange: ProposalKind.RULE_CHANGE,
 }
 
 
 def write_proposal(
-    cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | RuleChange, reason: str, maker: str
+    cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry | RuleChange, reason: str, maker: str
 ) -> str:
     """Write a proposal, in the caller's transaction; one that says the same and is not decided is that one.
 
@@ -296,7 +321,7 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
     return CarriedOut(tuple(done), waiting)
 
 
-def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution) -> str:
+def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry) -> str:
     """Say why a proposal does not fit what is stored; empty where it does."""
     if isinstance(proposal, WriteOff):
         row = cursor.execute(
@@ -310,6 +335,11 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution) -> str:
                 f"{proposal.amount_minor} is to be written off."
             )
         return ""
+    if isinstance(proposal, Retry):
+        party_id, currency = proposal.party_id, proposal.currency
+        if proposal.failed and cursor.execute(_NEWEST_WAIT, (party_id, currency)).fetchone() is not None:
+            return ""
+        return f"{party_id} does not wait in {currency} after failures in a row: `status` says why its items are open."
     found = cursor.execute(
         """SELECT s.state, a.not_after, a.not_after < clock_timestamp() FROM instruction_states s
            JOIN LATERAL (SELECT not_after FROM payout_attempts p WHERE p.instruction_id = s.instruction_id

@@ -123,13 +123,14 @@ _ITEMS_SCHEMA = {
 }
 
 #: Tokens with which {count} instructions or more have failed or come back since the newest that proves the account, by
-#: what is dated before the day. A settlement may still come back: it proves the account only if it stands, and if every
-#: failure of what was sent no later than it was known before it was sent.
+#: what is dated before the day and no accepted retry has put aside. A settlement may still come back: it proves the
+#: account only if it stands, and if every failure of what was sent no later than it was known before it was sent.
 _FAILING = """
     WITH suspects AS (
         SELECT i.party_id, i.currency, i.token
         FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
         WHERE s.state IN ('failed', 'returned') AND s.since_on < {day}
+          AND i.instruction_id NOT IN (SELECT instruction_id FROM retried_instructions)
         GROUP BY i.party_id, i.currency, i.token HAVING count(*) >= {count}
     ), known AS (
         SELECT i.party_id, i.currency, i.token,
@@ -140,6 +141,7 @@ _FAILING = """
         JOIN payout_instructions i USING (party_id, currency, token)
         JOIN instruction_events e USING (instruction_id)
         WHERE e.occurred_on < {day} AND e.to_state IN ('submitting', 'settled', 'failed', 'returned')
+          AND i.instruction_id NOT IN (SELECT instruction_id FROM retried_instructions)
         GROUP BY i.instruction_id
     ), proven AS (
         SELECT s.party_id, s.currency, s.token, max(s.sent_on) AS sent_on

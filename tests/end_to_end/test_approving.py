@@ -145,3 +145,9 @@ def test_an_id_that_is_none_is_one_clear_line(limited: Home) -> None:
         done = limited.run(*command, expect=2)
         assert "is no id" in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_party_that_does_not_wait_after_failures_needs_no_retry(limited: Home) -> None:
+    told = limited.run("retry", "--party", "club-1", "--currency", "GBP", "--reason", "it works again", expect=1)
+    assert "club-1 does not wait in GBP after failures in a row" in told.stderr
+    assert "Nothing was proposed" in told.stderr

@@ -6,9 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from money_zone import DAY, POLICY, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
+from psycopg import errors
 
 from payments_pipeline.domain.errors import PayoutOutcomeUnknownError, PayoutRejectedError
+from payments_pipeline.domain.proposals import Retry
 from payments_pipeline.local import postgres
+from payments_pipeline.storage import approvals
+from payments_pipeline.storage.approvals import NotApprovedError
 
 PARTIES = parties_frame(a="active", b="active", c="active", p="active", q="active")
 HOLD_A = parties_frame(a="on_hold", b="active")
@@ -304,6 +308,38 @@ def test_after_failures_in_a_row_a_partys_items_wait_for_a_new_token(zone):
     renewed = parties_frame(a={"payout_token": "new"}, b="active")
     zone.sweep(renewed, DAYS[3], twice)
     assert _made(zone, DAYS[3]) == {"a": 600}
+
+
+@pytest.mark.rule("sweeping/failures-in-a-row")
+def test_once_a_retry_is_accepted_what_failed_before_stops_nothing_and_what_fails_after_does(zone, database):
+    zone.owe(a=600, b=-400)
+    twice = policy(sweep={"failures_in_a_row": 2})
+    _fail(zone, DAYS[0], policy=twice)
+    with pytest.raises(NotApprovedError, match="does not wait in GBP after failures in a row"):
+        approvals.propose(database.url, approvals.retry(database.url, "a", "GBP"), "it works", "clerk")
+    _fail(zone, DAYS[1], policy=twice)
+    assert _fail(zone, DAYS[2], policy=twice) == []
+    proposed = approvals.retry(database.url, "a", "GBP")
+    assert proposed.failed == sorted(zone.instruction("a", day) for day in DAYS[:2])
+    identity = approvals.propose(database.url, proposed, "it works", "clerk")
+    assert _fail(zone, DAYS[2], policy=twice) == []  # proposed is not accepted
+    approvals.decide(database.approver_url, identity, "accepted", "letter of the bank")
+    last = DAYS[4] + dt.timedelta(days=1)
+    for day in DAYS[3:]:
+        assert _fail(zone, day, policy=twice) == [zone.instruction("a", day)]
+        assert _waits(zone, day)["b", "failures_in_a_row"] == -400
+    assert _fail(zone, last, policy=twice) == []
+    assert _waits(zone, last)["a", "failures_in_a_row"] == 600
+
+
+def test_a_retry_of_what_did_not_fail_is_refused_by_postgres(zone, database):
+    zone.owe(a=600, b=-400)
+    twice = policy(sweep={"failures_in_a_row": 2})
+    for day in DAYS[:3]:
+        _fail(zone, day, policy=twice)
+    of_another = Retry("b", "GBP", [zone.instruction("a", DAYS[0])])
+    with pytest.raises(errors.RestrictViolation, match="is none of b that failed or came back"):
+        approvals.propose(database.url, of_another, "x", "clerk")
 
 
 def test_a_success_between_failures_ends_the_row(zone):
