@@ -6,7 +6,7 @@ Belongs here: operations as plain values that print as code, and the drawing. Do
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -160,14 +160,27 @@ def draw(seed: int, boundaries: dict[str, int]) -> History:
     return _Drawing(Random(seed), boundaries).history()  # noqa: S311 - reproducible is what it is to be
 
 
+def draw_backfill(seed: int) -> History:
+    """Draw several days of matches, each delivered once, and no trouble."""
+    drawing = _Drawing(Random(seed), {}, days=(2, 3, 3, 4), matches=(3, 6))  # noqa: S311 - reproducible
+    deliveries = tuple(drawing.delivery(match_id, 1) for match_id in drawing.matches)
+    return History(drawing.days, drawing.rng.choice((10**9, 5_000)), 10**9, deliveries)
+
+
 class _Drawing:
-    def __init__(self, rng: Random, boundaries: dict[str, int]) -> None:
+    def __init__(
+        self,
+        rng: Random,
+        boundaries: dict[str, int],
+        days: Sequence[int] = (1, 1, 1, 1, 1, 2, 2, 3),
+        matches: tuple[int, int] = (1, 3),
+    ) -> None:
         self.rng = rng
         self.boundaries = boundaries
-        self.days = rng.choice((1, 1, 1, 1, 1, 2, 2, 3))
+        self.days = rng.choice(days)
         self.matches = {
             f"match-{number}": (rng.choice(list(COMPETITIONS)), rng.randrange(self.days))
-            for number in range(rng.randint(1, 3))
+            for number in range(rng.randint(*matches))
         }
         #: How much of each kind of trouble this world has.
         self.trouble = {

@@ -20,7 +20,7 @@ from simulation.backfills import check_backfills
 from simulation.database import Database, Server
 from simulation.effects import Fate
 from simulation.ending import calm, verify_all
-from simulation.history import ACTS, Act, Deliver, History, Operation, draw
+from simulation.history import ACTS, Act, Deliver, History, Operation, draw, draw_backfill
 from simulation.inputs import COMPETITIONS, PLAYERS
 from simulation.rules import RuleBroken
 from simulation.world import World
@@ -28,7 +28,7 @@ from simulation.world import World
 #: A process that crashed tasks keeps them for ever: it is let go after so many seeds.
 _SEEDS_A_PROCESS = 100
 #: Every so many seeds the law of backfills is checked too.
-_BACKFILLS_EVERY = 50
+_BACKFILLS_EVERY = 25
 #: And every so many, beginning with the sixth, `verify` is run at the end.
 _VERIFY_EVERY = 20
 _SHORTEN_S = 120.0
@@ -173,13 +173,17 @@ def _run_seed(database: Database, seed: int, boundaries: dict[str, int], policy:
     history = draw(seed, boundaries)
     try:
         live(database, history, policy, figures, verify=seed % _VERIFY_EVERY == 5)
-        if seed % _BACKFILLS_EVERY == 0:
-            figures.backfills += 1
-            figures.acts += check_backfills(database, seed, policy)
     except RuleBroken as broken:
         shortest = shorten(database, history, policy, verify=seed % _VERIFY_EVERY == 5)
         lines = [f"seed {seed}: {broken}", f"days={shortest.days} limit_minor={shortest.limit_minor}"]
         figures.failures.append("\n    ".join([*lines, *map(repr, shortest.operations)]))
+    if seed % _BACKFILLS_EVERY == 0:
+        figures.backfills += 1
+        try:
+            figures.acts += check_backfills(database, seed, policy)
+        except RuleBroken as broken:
+            deliveries = draw_backfill(seed).operations
+            figures.failures.append("\n    ".join([f"seed {seed}, backfilled: {broken}", *map(repr, deliveries)]))
 
 
 @contextmanager
