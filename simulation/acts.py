@@ -81,7 +81,7 @@ def dispatch(world: World, run: RunInfo, day: int) -> None:
         world.policy,
         ZONE,
         run,
-        clock=world.now,
+        clock=world.sender_now,
         sleep=_no_sleep,
     )
     dispatch(parties)

@@ -13,7 +13,7 @@ import asyncio
 import select
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import FrameType
@@ -47,11 +47,20 @@ class Fate:
         crash_at: it ends there, without a handler.
         sever_at: its sessions are ended there, and it goes on to find out.
         stall_at: it stays there until it is resumed, or until somebody waits for its locks.
+        within: the function of the product whose boundaries alone are counted; empty for all.
     """
 
     crash_at: int = 0
     sever_at: int = 0
     stall_at: int = 0
+    within: str = ""
+
+    def comes(self, sites: Sequence[str]) -> int:
+        """Give the number of the last of the boundaries come to, 0 where it is not counted."""
+        if not self.within:
+            return len(sites)
+        mine = [site.endswith(f" {self.within}") for site in sites]
+        return sum(mine) if mine[-1] else 0
 
 
 NO_FATE = Fate()
@@ -249,7 +258,7 @@ class Effects:
             task.status = Status.DONE
             self.under_way.remove(task)
         elif task.status is Status.READY:
-            number = len(task.sites)
+            number = task.fate.comes(task.sites) or -1
             if number == task.fate.crash_at:
                 self._count("crash")
                 self.crash(task)

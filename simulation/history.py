@@ -99,10 +99,11 @@ class Resume:
 
 @dataclass(frozen=True)
 class Jump:
-    """The true time goes on, and the pipeline's clock comes to be so many minutes off it."""
+    """The true time goes on; Postgres's clock comes to be so many minutes off it, the sender's so many hours more."""
 
     hours: int
     skew_minutes: int
+    sender_hours: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,11 +262,10 @@ class _Drawing:
 
     def act(self, kind: str, day: int) -> Act:
         rng = self.rng
-        fate = Fate()
+        fate = NO_FATE
         if rng.random() < 0.16 * self.trouble["fates"]:
             at = rng.randint(1, self.boundaries.get(kind, 20) + 1)
-            which = rng.choice(("crash_at", "crash_at", "sever_at", "stall_at"))
-            fate = Fate(**{which: at})
+            fate = rng.choice((Fate(crash_at=at), Fate(crash_at=at), Fate(sever_at=at), Fate(stall_at=at)))
         return Act(kind, day, fate)
 
     def decide(self) -> Act:
@@ -294,7 +294,11 @@ class _Drawing:
         return Resume(self.rng.choice(("go on", "sever", "crash")))
 
     def jump(self) -> Jump:
-        return Jump(self.rng.choice((0, 1, 6, 22, 24, 50)), self.rng.choice((-25, 0, 0, 25)))
+        return Jump(
+            self.rng.choice((0, 1, 6, 22, 24, 50)),
+            self.rng.choice((-25, 0, 0, 25)),
+            self.rng.choice((0, 0, 0, 0, -30, 30)),
+        )
 
     def weather(self) -> Weather:
         rng = self.rng

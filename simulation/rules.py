@@ -38,6 +38,10 @@ class RuleBroken(Exception):  # noqa: N818 - it says what happened
     """Something does not hold; says what, and after which operation."""
 
 
+#: What postings of one key have alike.
+_KEY = ("kind", "refund_id", "match_id", "pot", "pot_party_id", "line_no", "account", "currency")
+
+
 def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
     """Name everything that breaks a rule."""
     yield from _append_only(before, now)
@@ -119,6 +123,7 @@ def _claims(now: Snapshot) -> Iterator[str]:
     for item, instructions in live.items():
         if len(instructions) > 1:
             yield f"rule 9: item {item} is under {instructions}"
+    yield from _apart(live, entries, states)
     for row in now["payout_instructions"]:
         sign = -1 if row["direction"] == "debit" else 1
         instruction = row["instruction_id"]
@@ -128,6 +133,18 @@ def _claims(now: Snapshot) -> Iterator[str]:
     shown = {item["item_id"] for item in now["open_items"]}
     if shown != items - live.keys():
         yield f"open_items is not the items without a live claim: {shown ^ (items - live.keys())}"
+
+
+def _apart(live: dict[str, list[str]], entries: dict[str, Row], states: dict[str, str]) -> Iterator[str]:
+    unsent: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for item, instructions in live.items():
+        if entries[item]["kind"] in ("accrual", "refund"):
+            unsent[tuple(entries[item][name] for name in _KEY)] |= {
+                each for each in instructions if states[each] in ("created", "held", "approved")
+            }
+    for key, apart in unsent.items():
+        if len(apart) > 1:
+            yield f"{key} and its correction are about to leave apart, under {sorted(apart)}"
 
 
 def _attempts(now: Snapshot) -> Iterator[str]:

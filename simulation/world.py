@@ -51,6 +51,7 @@ class World:
             lend_from(url, SimulatedPool(url, self.effects, SEARCH_PATH, idle))
         self.true_now = datetime.combine(day_of(1), datetime.min.time(), ZONE) + timedelta(hours=3)
         self.skew = timedelta()
+        self.sender_skew = timedelta()
         self.processor = SimulatedProcessor(self.effects, lambda: self.true_now, self.seen)
         self.storage = Objects(self.effects.boundary)
         self.landing: dict[int, dict[str, Match]] = {}
@@ -71,8 +72,12 @@ class World:
         database.set_clock(self.now())
 
     def now(self) -> datetime:
-        """Give the time as the pipeline has it."""
+        """Give the time as Postgres has it."""
         return self.true_now + self.skew
+
+    def sender_now(self) -> datetime:
+        """Give the time as whoever dispatches has it."""
+        return self.now() + self.sender_skew
 
     def close(self) -> None:
         """Leave nothing under way."""
@@ -191,6 +196,7 @@ class World:
                 self.effects.crash(task)
         self.true_now += timedelta(hours=operation.hours)
         self.skew = timedelta(minutes=operation.skew_minutes)
+        self.sender_skew = timedelta(hours=operation.sender_hours)
         self.database.set_clock(self.now())
 
     @do.register

@@ -24,6 +24,7 @@ class WaitReason(StrEnum):
     """Why items stay open; for a party and currency the first that applies."""
 
     POSTING_BREAK = "posting_break"
+    CORRECTION_UNDER_WAY = "correction_under_way"
     NOT_COLLECTED = "not_collected"
     COLLECTION_NOT_SETTLED = "collection_not_settled"
     PARTY_UNKNOWN = "party_unknown"
@@ -37,6 +38,7 @@ class WaitReason(StrEnum):
 
 WAIT_WORDS = {
     WaitReason.POSTING_BREAK: "their match has a break: mend its input and run its day again",
+    WaitReason.CORRECTION_UNDER_WAY: "what they correct is about to be sent: the next sweep nets the two",
     WaitReason.NOT_COLLECTED: "the competition pays when the payer has paid, and the payer has not",
     WaitReason.COLLECTION_NOT_SETTLED: "what is given back is being collected still: it is paid once that is settled",
     WaitReason.PARTY_UNKNOWN: "the party is not in the reference data: add it",

@@ -5,7 +5,7 @@ Belongs here: limits, and postings as values. Does not belong here: sending, tab
 
 from __future__ import annotations
 
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 
 import numpy as np
 import pandas as pd
@@ -21,9 +21,9 @@ def execution_day(sweep_day: date, dispatch_day: date) -> date:
     return max(sweep_day, dispatch_day) + timedelta(days=1)
 
 
-def last_send_at(now: datetime, key_lifetime: timedelta, policy: Policy) -> datetime:
-    """Give the instant after which bytes first sent now are never sent again: before their key can die."""
-    return now + max(key_lifetime - timedelta(seconds=policy.dispatch.key_margin_s), key_lifetime / 2)
+def sendable_for(key_lifetime: timedelta, policy: Policy) -> timedelta:
+    """Give the time from their first sending after which bytes are never sent again: before their key can die."""
+    return max(key_lifetime - timedelta(seconds=policy.dispatch.key_margin_s), key_lifetime / 2)
 
 
 def within_limits(approved: pd.DataFrame, sent_today: pd.DataFrame, policy: Policy) -> pd.Series:

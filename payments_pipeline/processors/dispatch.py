@@ -23,7 +23,7 @@ from payments_pipeline.domain.errors import (
     ProcessorUnavailableError,
 )
 from payments_pipeline.domain.lifecycle import State
-from payments_pipeline.domain.payout_submissions import execution_day, last_send_at
+from payments_pipeline.domain.payout_submissions import execution_day, sendable_for
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.processors.base import (
     Capabilities,
@@ -64,7 +64,7 @@ class Dispatched:
         unavailable: not accepted so far; sent again by the next dispatch.
         unknown: no answer; asked about by the next dispatch.
         resolved: unknown before, known now.
-        waiting: approved and left for later: over a sending limit, or after the breaker opened.
+        waiting: left for later: over a sending limit, or after the breaker opened.
         stopped: why the dispatch stopped early; empty where it did not.
         doubts: what only a person can end, in words, the first few by name; empty where there is nothing.
     """
@@ -133,8 +133,10 @@ class Dispatch:
             # What was sent before asks the gate too: a hold may have come since.
             before = store.unavailable(connection, self.day, name, self.clock())
             again = store.may_leave_again(connection, self.day, before, parties, self.run)
-            if again:
-                await self._send(connection, store.begin_again(connection, self.day, again, self.run), lane, done)
+            fits = store.within_limits_again(connection, again, self.zone, self.policy)
+            done.waiting += len(again) - len(fits)
+            if fits:
+                await self._send(connection, store.begin_again(connection, self.day, fits, self.run), lane, done)
             done.cancelled = store.refuse_unpayable(connection, self.day, name, parties, self.run)
             await self._send_approved(connection, parties, lane, done)
         return done
@@ -142,9 +144,7 @@ class Dispatch:
     async def _send_approved(
         self, connection: psycopg.Connection, parties: pd.DataFrame, lane: _Lane, done: Dispatched
     ) -> None:
-        now = self.clock()
-        midnight = now.astimezone(self.zone).replace(hour=0, minute=0, second=0, microsecond=0)
-        approved = store.approved(connection, self.day, self.processor.name, midnight, self.policy)
+        approved = store.approved(connection, self.day, self.processor.name, self.zone, self.policy)
         done.waiting += int((~approved["fits"]).sum())
         approved = approved[approved["fits"]].reset_index(drop=True)
         size = self.policy.dispatch.batch_size
@@ -153,9 +153,6 @@ class Dispatch:
             if done.stopped:
                 done.waiting += len(approved) - start
                 return
-            if start:
-                # The batches before took their time: what was corrected meanwhile does not leave.
-                done.cancelled += store.refuse_unpayable(connection, self.day, self.processor.name, parties, self.run)
             batch = approved.iloc[start : start + size].reset_index(drop=True)
             execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
             requests = [
@@ -172,9 +169,14 @@ class Dispatch:
                 )
                 for row, execute in zip(batch.to_dict("records"), execute_on, strict=True)
             ]
-            not_after = last_send_at(self.clock(), self.processor.capabilities.key_lifetime, self.policy)
-            attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)
+            window = sendable_for(self.processor.capabilities.key_lifetime, self.policy)
+            not_after = self.clock() + window
+            # The gate looks once more: the batches before took their time.
+            attempts, refused = store.begin(
+                connection, self.day, batch, requests, execute_on, not_after, window, parties, self.run
+            )
             done.sent += len(attempts)
+            done.cancelled += refused
             await self._send(connection, attempts, lane, done)
             now = self.clock()
             if now - told_at >= _TOLD_EVERY:

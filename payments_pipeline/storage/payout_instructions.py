@@ -22,27 +22,17 @@ from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_fram
 
 _STRING, _INT = pa.string(), pa.int64()
 
-#: Unsent instructions that claim an item whose key was posted again since, the correction not among their own items.
+#: Unsent instructions that claim an item of which another posting is open, and may be taken by a sweep of {day} or came
+#: later, or stands under another unsent instruction: they are netted first.
 _CORRECTED = """
     SELECT DISTINCT c.instruction_id, s.state, s.seq
     FROM instruction_states s
     JOIN instruction_claims c USING (instruction_id)
-    JOIN ledger_entries e ON e.entry_id = c.item_id AND e.kind = 'accrual'
-    JOIN ledger_entries later ON later.kind = 'accrual' AND later.match_id = e.match_id AND later.pot = e.pot
-        AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no AND later.account = e.account
-        AND later.currency = e.currency AND later.posting_no > e.posting_no
-    JOIN open_items o ON o.item_id = later.entry_id
-    WHERE s.state IN ('created', 'held', 'approved')
-    UNION
-    SELECT c.instruction_id, s.state, s.seq
-    FROM instruction_states s
-    JOIN instruction_claims c USING (instruction_id)
-    JOIN ledger_entries e ON e.entry_id = c.item_id AND e.kind = 'refund'
-    JOIN ledger_entries later ON later.kind = 'refund' AND later.refund_id = e.refund_id AND later.match_id = e.match_id
-        AND later.pot = e.pot AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no
-        AND later.account = e.account AND later.currency = e.currency AND later.posting_no > e.posting_no
-    JOIN open_items o ON o.item_id = later.entry_id
-    WHERE s.state IN ('created', 'held', 'approved')
+    JOIN item_siblings b ON b.item_id = c.item_id
+    LEFT JOIN open_items o ON o.item_id = b.other_id
+        AND (b.is_later OR o.day <= %(day)s AND (o.available_after IS NULL OR o.available_after < %(day)s))
+    LEFT JOIN unsent_claims u ON u.item_id = b.other_id AND u.instruction_id <> c.instruction_id
+    WHERE s.state IN ('created', 'held', 'approved') AND (o.item_id IS NOT NULL OR u.item_id IS NOT NULL)
 """
 
 #: Instructions that waited too long for an approver.
@@ -61,6 +51,9 @@ _ITEMS = """
                     ORDER BY m.posting_no DESC LIMIT 1) ELSE o.day END
                 AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = b.match_day)
             ) THEN 'posting_break'
+            -- Posted while this sweep runs: what it corrects is cancelled by the next, which nets the two.
+            WHEN o.item_id IN (SELECT b.item_id FROM unsent_claims u JOIN item_siblings b ON b.other_id = u.item_id)
+                THEN 'correction_under_way'
             WHEN o.pot = 'match_fee' AND o.recipient <> 'payer' AND (
                 SELECT m.payout_policy FROM match_postings m WHERE m.match_id = o.match_id
                 ORDER BY m.posting_no DESC LIMIT 1
@@ -191,7 +184,7 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
         transaction_lock(cursor, Lock.INSTRUCTIONS)
         cancelled = cancel(
             cursor,
-            cursor.execute(_CORRECTED).fetchall(),
+            cursor.execute(_CORRECTED, {"day": day}).fetchall(),
             day=day,
             actor="sweep",
             reason="an item of it was corrected",

@@ -1,15 +1,16 @@
 """The store of `payout_submissions`: attempts committed before a request leaves, outcomes after it returns.
 
-Belongs here: the gate in Postgres, the two transactions around each sending. Does not belong here: sending
-(`processors.dispatch`), postings as values (`domain.payout_submissions`).
+Belongs here: the two transactions around each sending. Does not belong here: whether an instruction holds
+(`storage.dispatch_gate`), sending (`processors.dispatch`), postings as values (`domain.payout_submissions`).
 """
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pandas as pd
 import psycopg
@@ -19,7 +20,8 @@ from payments_pipeline.domain.errors import LedgerFaultError
 from payments_pipeline.domain.lifecycle import State
 from payments_pipeline.domain.payout_submissions import submission_entries, within_limits
 from payments_pipeline.domain.policy import Policy
-from payments_pipeline.storage.payout_instructions import cancel, release, write_events
+from payments_pipeline.storage.dispatch_gate import faults, refuse
+from payments_pipeline.storage.payout_instructions import release, write_events
 from payments_pipeline.storage.postgres import Lock, RunInfo, copy_frame, read_frame, transaction_lock
 
 _STRING, _INT, _DATE = pa.string(), pa.int64(), pa.date32()
@@ -84,72 +86,18 @@ _APPROVED_SCHEMA = {
     "seq": _INT,
 }
 
-#: Approved instructions that must not be sent, and why; judged by Postgres on what is stored and on `payable`.
-_REFUSED = """
-    SELECT i.instruction_id, s.state, s.seq, CASE
-        WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
-        WHEN p.status <> 'active' THEN 'the party is ' || p.status
-        WHEN i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END
-            THEN 'the party''s token changed'
-        WHEN claimed.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
-            THEN 'its items net to ' || claimed.net
-        WHEN claimed.released > 0 THEN 'an item of it was released'
-        WHEN claimed.broken > 0 THEN 'the match of an item of it has a break'
-        WHEN claimed.corrected > 0 THEN 'an item of it was corrected'
-    END
-    FROM instruction_states s
-    JOIN payout_instructions i USING (instruction_id)
-    LEFT JOIN payable p ON p.party_id = i.party_id
-    CROSS JOIN LATERAL (
-        SELECT coalesce(sum(e.credit_minor - e.debit_minor), 0) AS net,
-               count(r.item_id) AS released,
-               count(*) FILTER (WHERE EXISTS (
-                   -- A refund is of the day of its acceptance, and its match of another.
-                   SELECT FROM posting_breaks b
-                   WHERE b.match_id = e.match_id AND b.match_day = CASE e.kind WHEN 'refund' THEN (
-                       SELECT m.match_day FROM match_postings m WHERE m.match_id = e.match_id
-                       ORDER BY m.posting_no DESC LIMIT 1) ELSE e.day END
-                   AND b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = b.match_day))) AS broken,
-               count(*) FILTER (WHERE e.kind = 'accrual' AND EXISTS (
-                   SELECT FROM ledger_entries later JOIN open_items o ON o.item_id = later.entry_id
-                   WHERE later.kind = 'accrual' AND later.match_id = e.match_id AND later.pot = e.pot
-                     AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no
-                     AND later.account = e.account AND later.currency = e.currency
-                     AND later.posting_no > e.posting_no)) AS corrected
-        FROM instruction_claims c
-        JOIN ledger_entries e ON e.entry_id = c.item_id
-        LEFT JOIN claim_releases r ON r.item_id = c.item_id AND r.claim_no = c.claim_no
-        WHERE c.instruction_id = i.instruction_id
-    ) claimed
-    WHERE s.state = 'approved' AND i.sweep_day <= %(day)s AND i.processor = %(processor)s AND (
-        p.party_id IS NULL OR p.status <> 'active'
-        OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END
-        OR claimed.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
-        OR claimed.released > 0 OR claimed.broken > 0 OR claimed.corrected > 0)
-"""
-
-#: Instructions sent before whose party may not be sent them any more, why, and whether they were never accepted.
-_REFUSED_AGAIN = """
-    SELECT i.instruction_id::text, 'never accepted, and not sent again: ' || CASE
-               WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
-               WHEN p.status <> 'active' THEN 'the party is ' || p.status
-               ELSE 'the party''s token changed' END,
-           NOT EXISTS (
-               SELECT FROM payout_attempts a LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
-               WHERE a.instruction_id = i.instruction_id
-                 AND coalesce(o.outcome, 'unknown') NOT IN ('unavailable', 'not_sent'))
-    FROM payout_instructions i LEFT JOIN payable p ON p.party_id = i.party_id
-    WHERE i.instruction_id = ANY(%s::uuid[]) AND (
-        p.party_id IS NULL OR p.status <> 'active'
-        OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END)
-"""
-
+#: What left on the calendar day in {zone}, by Postgres's clock, for the first time or again; each instruction once.
 _SENT_TODAY = """
     SELECT i.party_id, i.currency, sum(i.amount_minor)::bigint
-    FROM payout_attempts a JOIN payout_instructions i USING (instruction_id)
-    WHERE a.attempt_no = 1 AND a.started_at >= {since}
+    FROM payout_instructions i
+    WHERE EXISTS (
+        SELECT FROM payout_attempts a WHERE a.instruction_id = i.instruction_id
+        AND a.started_at >= date_trunc('day', clock_timestamp(), {zone}))
     GROUP BY 1, 2
 """
+
+_SENT_SCHEMA = {"party_id": _STRING, "currency": _STRING, "amount_minor": _INT}
+_AGAIN_SCHEMA = {"instruction_id": _STRING, **_SENT_SCHEMA, "counted": pa.bool_()}
 
 
 def check_ledger(connection: psycopg.Connection) -> None:
@@ -186,26 +134,18 @@ def refuse_unpayable(
     """
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
-        _bring_payable(cursor, parties)
-        refused = cursor.execute(_REFUSED, {"day": day, "processor": processor}).fetchall()
-        for reason in sorted({row[3] for row in refused}):
-            rows = [(row[0], row[1], row[2]) for row in refused if row[3] == reason]
-            cancel(cursor, rows, day=day, actor="gate", reason=reason, by_sweep=False, run=run)
-    return len(refused)
-
-
-def _bring_payable(cursor: psycopg.Cursor[Any], parties: pd.DataFrame) -> None:
-    cursor.execute(
-        """CREATE TEMPORARY TABLE payable (party_id text PRIMARY KEY, status text, payout_token text,
-           collection_token text) ON COMMIT DROP"""
-    )
-    copy_frame(cursor, "payable", parties[["party_id", "status", "payout_token", "collection_token"]].astype(object))
+        rows = cursor.execute(
+            """SELECT instruction_id::text FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
+               WHERE s.state = 'approved' AND i.sweep_day <= %s AND i.processor = %s""",
+            (day, processor),
+        ).fetchall()
+        return len(refuse(cursor, day, [row[0] for row in rows], parties, run))
 
 
 def may_leave_again(
     connection: psycopg.Connection, day: date, instruction_ids: list[str], parties: pd.DataFrame, run: RunInfo
 ) -> list[str]:
-    """Give those of instructions sent before whose party may still be sent what they say.
+    """Give those of instructions sent before that may still leave: their party may be sent them, and their items hold.
 
     Of the others, one that the processor definitely never accepted fails, and its items are free for a later day. One
     whose outcome was ever in doubt stays as it is, locked: it is asked about again.
@@ -221,9 +161,12 @@ def may_leave_again(
         return []
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
-        _bring_payable(cursor, parties)
-        rows = cursor.execute(_REFUSED_AGAIN, (instruction_ids,)).fetchall()
-        ended = [(instruction_id, reason) for instruction_id, reason, is_certain in rows if is_certain]
+        found = faults(cursor, instruction_ids, parties)
+        ended = [
+            (fault.instruction_id, f"never accepted, and not sent again: {fault.reason}")
+            for fault in found
+            if fault.was_never_accepted
+        ]
         _move(
             cursor,
             day,
@@ -232,27 +175,55 @@ def may_leave_again(
             actor="dispatch",
             run=run,
         )
-    refused = {row[0] for row in rows}
+    refused = {fault.instruction_id for fault in found}
     return [each for each in instruction_ids if each not in refused]
 
 
-def approved(
-    connection: psycopg.Connection, day: date, processor: str, since: datetime, policy: Policy
-) -> pd.DataFrame:
+def within_limits_again(
+    connection: psycopg.Connection, instruction_ids: list[str], zone: ZoneInfo, policy: Policy
+) -> list[str]:
+    """Give those of instructions sent before that fit under today's sending limits; the others wait as they are.
+
+    Args:
+        connection: of the dispatch, which holds its lock.
+        instruction_ids: which may leave again.
+        zone: whose calendar day counts; what left on it counts already.
+        policy: limits.
+    """
+    if not instruction_ids:
+        return []
+    with connection.cursor() as cursor:
+        again = read_frame(
+            cursor,
+            """SELECT i.instruction_id, i.party_id, i.currency, i.amount_minor, EXISTS (
+                   SELECT FROM payout_attempts a
+                   WHERE a.instruction_id = i.instruction_id
+                     AND a.started_at >= date_trunc('day', clock_timestamp(), {zone})) AS counted
+               FROM payout_instructions i WHERE i.instruction_id = ANY({ids}::uuid[])
+               ORDER BY i.sweep_day, i.sweep_seq, i.party_id, i.currency""",
+            {"zone": zone.key, "ids": instruction_ids},
+            _AGAIN_SCHEMA,
+        )
+        sent = read_frame(cursor, _SENT_TODAY, {"zone": zone.key}, _SENT_SCHEMA)
+    new = again[~again["counted"]].reset_index(drop=True)
+    fits = new.loc[within_limits(new, sent, policy).to_numpy(), "instruction_id"]
+    passes = {*again.loc[again["counted"], "instruction_id"], *fits}
+    return [each for each in instruction_ids if each in passes]
+
+
+def approved(connection: psycopg.Connection, day: date, processor: str, zone: ZoneInfo, policy: Policy) -> pd.DataFrame:
     """Give the approved instructions in the order in which they are to be sent; `fits`: under the sending limits.
 
     Args:
         connection: of the dispatch, which holds its lock.
         day: dispatching day; instructions of later sweeps wait.
         processor: whose instructions.
-        since: start of the calendar day, for the limits.
+        zone: whose calendar day the limits are for.
         policy: limits.
     """
     with connection.cursor() as cursor:
         waiting = read_frame(cursor, _APPROVED, {"day": day, "processor": processor}, _APPROVED_SCHEMA)
-        sent = read_frame(
-            cursor, _SENT_TODAY, {"since": since}, {"party_id": _STRING, "currency": _STRING, "amount_minor": _INT}
-        )
+        sent = read_frame(cursor, _SENT_TODAY, {"zone": zone.key}, _SENT_SCHEMA)
     return waiting.assign(fits=within_limits(waiting, sent, policy))
 
 
@@ -263,11 +234,14 @@ def begin(
     requests: list[bytes],
     execute_on: list[date],
     not_after: datetime,
+    sendable_for: timedelta,
+    parties: pd.DataFrame,
     run: RunInfo,
-) -> list[Attempt]:
+) -> tuple[list[Attempt], int]:
     """Commit the first attempts of approved instructions, with their postings; only then may they be sent.
 
-    A sweep may have cancelled one of them since they were read: it is left out.
+    The gate is asked in the same transaction. A sweep may have cancelled one of them since they were read: it is left
+    out.
 
     Args:
         connection: of the dispatch.
@@ -275,8 +249,13 @@ def begin(
         instructions: rows of `approved`.
         requests: the bytes of each.
         execute_on: date each asks for.
-        not_after: instant after which they are never sent.
+        not_after: instant after which they are never sent, by the dispatch's clock.
+        sendable_for: time after which they are never sent, by Postgres's clock; what is over first counts.
+        parties: party_id, status, payout_token, collection_token as of now.
         run: who dispatches.
+
+    Returns:
+        What may be sent, and how many the gate cancelled.
     """
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
@@ -285,7 +264,13 @@ def begin(
                WHERE state = 'approved' AND instruction_id = ANY(%s::uuid[])""",
             (instructions["instruction_id"].tolist(),),
         ).fetchall()
-        still = instructions["instruction_id"].isin([row[0] for row in approved_now])
+        held_now = {row[0] for row in approved_now}
+        refused = refuse(cursor, day, sorted(held_now), parties, run)
+        still = instructions["instruction_id"].isin(held_now - refused)
+        # A clock that is fast for a moment would let bytes leave again when their key has died at the processor.
+        row = cursor.execute("SELECT least(%s, clock_timestamp() + %s)", (not_after, sendable_for)).fetchone()
+        assert row is not None
+        not_after = row[0]
         attempts = instructions[["instruction_id"]].assign(
             idempotency_key=instructions["instruction_id"],
             request=["\\x" + request.hex() for request in requests],
@@ -308,11 +293,12 @@ def begin(
         copy_frame(cursor, "ledger_entries", entries)
         sent = {"attempt_no": 1, "not_after": not_after, "dispatched_on": day}
         copy_frame(cursor, "payout_attempts", attempts[still], sent | {"run_id": run.run_id})
-    return [
+    begun = [
         Attempt(instruction_id, 1, instruction_id, request, not_after)
-        for instruction_id, request, approved in zip(instructions["instruction_id"], requests, still, strict=True)
-        if approved
+        for instruction_id, request, passes in zip(instructions["instruction_id"], requests, still, strict=True)
+        if passes
     ]
+    return begun, len(refused)
 
 
 def begin_again(connection: psycopg.Connection, day: date, instruction_ids: list[str], run: RunInfo) -> list[Attempt]:

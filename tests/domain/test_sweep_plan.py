@@ -129,6 +129,7 @@ def test_currencies_are_never_added():
 
 REASONS = [
     (item("a", 500, "posting_break"), WaitReason.POSTING_BREAK),
+    (item("a", 500, "correction_under_way"), WaitReason.CORRECTION_UNDER_WAY),
     (item("a", 500, "not_collected"), WaitReason.NOT_COLLECTED),
     (item("a", 500, "collection_not_settled"), WaitReason.COLLECTION_NOT_SETTLED),
     (item("stranger", 500), WaitReason.PARTY_UNKNOWN),

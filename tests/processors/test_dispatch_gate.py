@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from dispatches import BEFORE, LATER, ONCE, PARTIES, UNAVAILABLE, UNKNOWN, Clock, keys, many_approved, two_approved
-from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, match, parties_frame, policy, share
+from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, match, parties_frame, policy, share
+from refunding import charge, refund, request, settle
 
 from payments_pipeline.domain.errors import LedgerFaultError
+from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.verify import rules_dispatch
 
@@ -20,6 +22,7 @@ def zone(database) -> MoneyZone:
     return two_approved(database.url)
 
 
+REFUNDED = parties_frame(p1="active", a="active", b="active")
 GATE = [
     ({"a": "on_hold"}, "the party is on_hold"),
     ({"a": "closed"}, "the party is closed"),
@@ -99,6 +102,88 @@ def test_the_gate_cancels_what_has_a_break(zone):
     assert zone.open_items() == {"a": 600, "d": -400}
 
 
+def test_what_was_never_accepted_does_not_leave_again_once_its_match_is_void_or_has_a_break(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=ONCE)
+    zone.owe(revision=2, d=-400)
+    zone.sweep(PARTIES)  # nets what corrects a's 600 alone: the 600 are on their way
+    assert zone.states()[f"a {DAY}"] in ("submitting", "approved")
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor)
+    assert keys(processor) == [zone.instruction("d")]
+    assert done.cancelled == 1
+    assert zone.open_items() == {"a": 0}
+    assert zone.sweep(PARTIES, NEXT).plan.instructions["state"].tolist() == ["netted"]
+    assert zone.party_balances_disagree() == []
+
+
+def test_what_was_never_accepted_does_not_leave_again_while_its_match_has_a_break(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=ONCE)
+    zone.post([], [])
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor)
+    assert processor.requests == []
+    assert set(zone.states().values()) == {"failed"}
+    assert zone.open_items() == {"a": 600, "d": -400}
+
+
+@pytest.mark.rule("dispatch/instruction-gate")
+def test_the_gate_cancels_what_pays_or_takes_a_refund_that_was_computed_anew_since(database):
+    zone = MoneyZone(database.url)
+    charge(zone, a=600, b=400)
+    zone.sweep(REFUNDED)
+    settle(zone)
+    zone.take_in([line(zone.instruction("b"), -400)], DAY)
+    refund(zone, request("r1", 500), day=NEXT)
+    zone.sweep(REFUNDED, NEXT)
+    assert zone.states()[f"b {NEXT}"] == "approved"
+    charge(zone, revision=2, a=600, b=1400)  # of the 500 b gives 350 now, and not 200
+    zone.dispatch(REFUNDED, FakeProcessor(), NEXT)
+    assert zone.states()[f"b {NEXT}"] == "cancelled"
+    assert zone.states()[f"p1 {NEXT}"] == "submitted"
+
+
+def test_the_gate_is_asked_in_the_transaction_in_which_an_attempt_begins(zone, monkeypatch):
+    begin = store.begin
+
+    def corrected_just_before(*arguments):
+        zone.owe(revision=2, a=700, d=-400)
+        return begin(*arguments)
+
+    monkeypatch.setattr(store, "begin", corrected_just_before)
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor)
+    assert keys(processor) == [zone.instruction("d")]
+    assert (done.sent, done.cancelled) == (1, 1)
+    assert zone.open_items() == {"a": 700}
+
+
+@pytest.mark.rule("dispatch/limits")
+def test_what_leaves_again_on_another_calendar_day_counts_for_that_days_limits(zone, database):
+    limited = policy(day_limit_minor=1000, dispatch={"retries": 0})
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=limited)
+    _tamper(database, "UPDATE payout_attempts SET started_at = started_at - interval '1 day'")
+    zone.owe(NEXT, b=700)
+    zone.sweep(PARTIES, NEXT)
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor, NEXT, limited)
+    assert sorted(keys(processor)) == sorted([zone.instruction("a"), zone.instruction("d")])
+    assert (done.sent, done.waiting) == (0, 1)
+    assert zone.states()[f"b {NEXT}"] == "approved"
+
+
+@pytest.mark.rule("dispatch/limits")
+def test_what_would_leave_again_waits_for_another_calendar_day_where_it_is_over_the_limit(zone, database):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=ONCE)
+    _tamper(database, "UPDATE payout_attempts SET started_at = started_at - interval '1 day'")
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor, NEXT, policy(day_limit_minor=500))
+    assert keys(processor) == [zone.instruction("d")]
+    assert done.waiting == 1
+    assert zone.states()[f"a {DAY}"] == "submitting"
+    zone.dispatch(PARTIES, processor, NEXT)
+    assert keys(processor)[1:] == [zone.instruction("a")]
+
+
 def _tamper(database, statement: str) -> None:
     with psycopg.connect(database.superuser_url, options="-c search_path=payments") as connection:
         connection.execute("SET session_replication_role = replica")
@@ -143,19 +228,20 @@ def test_what_is_cancelled_while_the_dispatch_runs_is_not_sent_and_stops_nothing
 
 
 @pytest.mark.rule("dispatch/limits")
-def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_calendar_day(zone):
+def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_calendar_day(zone, database):
     limited = policy(party_day_limit_minor=700)
     zone.owe(LATER[0], a=200)
     zone.owe(LATER[1], a=50, b=500)
     for day in LATER[:2]:
         zone.sweep(PARTIES, day)
-    clock = Clock()
-    done = zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock)
+    done = zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited)
     assert (done.sent, done.waiting) == (3, 1)
     assert zone.states()[f"a {LATER[0]}"] == "approved"
+    clock = Clock()
+    clock.days_later(1)  # a wrong clock of the sender makes no other day
     assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 0
-    clock.days_later(1)
-    assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited, clock=clock).sent == 1
+    _tamper(database, "UPDATE payout_attempts SET started_at = started_at - interval '1 day'")
+    assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited).sent == 1
 
 
 @pytest.mark.rule("dispatch/limits")

@@ -253,6 +253,18 @@ def test_nothing_is_sent_after_its_deadline_and_a_person_is_left_to_decide(zone)
 
 
 @pytest.mark.rule("dispatch/deadline")
+def test_a_clock_that_was_fast_when_it_sent_does_not_outlive_the_key(zone):
+    clock = Clock()
+    clock.days_later(2)
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), clock=clock)
+    clock.days_later(-1 + 6 / 24)  # put right, on the next morning but one: the key died six hours ago
+    assert zone.value("SELECT max(not_after - started_at) < interval '24 h' FROM payout_attempts")
+    processor = FakeProcessor()
+    assert zone.dispatch(PARTIES, processor, LATER[1], clock=clock).unknown == 2
+    assert processor.requests == []
+
+
+@pytest.mark.rule("dispatch/deadline")
 def test_the_deadline_is_looked_at_last(zone):
     clock = Clock()
     processor = FakeProcessor()

@@ -5,6 +5,7 @@ from planting import Edit, PostgresEdit
 from payments_pipeline.domain import ledger, participant_shares, payout_instructions, payout_submissions, pots, refunds
 from payments_pipeline.domain import settlement_records as settling
 from payments_pipeline.processors import dispatch
+from payments_pipeline.storage import dispatch_gate as gate
 from payments_pipeline.storage import ledger_entries
 from payments_pipeline.storage import payout_instructions as sweeping
 from payments_pipeline.storage import payout_submissions as submitting
@@ -112,8 +113,9 @@ NO_APPROVER = Edit(payout_instructions, "_instructions", "over = amount_minor >"
 NO_MINIMUM = Edit(payout_instructions, "_nets", "(np.abs(net) < minimum)", "(np.abs(net) < 0)")
 BROKEN_TOO = (
     Edit(sweeping, "_ITEMS", "THEN 'posting_break'", "THEN NULL"),
-    Edit(submitting, "_REFUSED", "OR claimed.released > 0 OR claimed.broken > 0", "OR claimed.released > 0"),
+    Edit(gate, "_FAULTS", "WHEN c.is_broken", "WHEN false"),
 )
+APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
 OPEN_OR_NOT = (
     PostgresEdit("check_instruction_claims", "WHERE o.item_id IS NULL LIMIT", "WHERE false LIMIT"),
@@ -129,8 +131,9 @@ ANY_NET = PostgresEdit(
 SENT_FIRST = Edit(
     dispatch,
     "Dispatch._send_approved",
-    "attempts = store.begin(connection, self.day, batch, requests, execute_on, not_after, self.run)",
-    "attempts = [Attempt(key, 1, key, body, not_after) for key, body in zip(batch.instruction_id, requests)]",
+    "attempts, refused = store.begin(",
+    "attempts, refused = "
+    "(lambda *_: ([Attempt(k, 1, k, r, not_after) for k, r in zip(batch.instruction_id, requests)], 0))(",
 )
 _NO_ANSWER = 'except PayoutOutcomeUnknownError as error:\n        return Outcome(attempt, "unknown"'
 UNKNOWN_FAILED = Edit(dispatch, "Dispatch._submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"rejected"'))
@@ -150,16 +153,14 @@ OTHER_BYTES_SENT = Edit(
     "return [Attempt(*row) for row in cursor.fetchall()]",
     "return [Attempt(*row[:3], row[3] + b' ', row[4]) for row in cursor.fetchall()]",
 )
-TRUSTED_TOO_LONG = Edit(payout_submissions, "last_send_at", "return now + max(", "return now + 10 * max(")
+OWN_CLOCK = Edit(submitting, "begin", "least(%s, clock_timestamp() + %s)", "coalesce(%s, clock_timestamp() + %s)")
+TRUSTED_TOO_LONG = Edit(payout_submissions, "sendable_for", "return max(", "return 10 * max(")
 DEAD_IS_FAILED = Edit(submitting, "abandon_unanswered", "str(State.UNKNOWN)", "str(State.FAILED)")
-HOLD_IGNORED = Edit(
-    submitting, "_REFUSED", "IS NULL OR p.status <> 'active'\n        OR i.token", "IS NULL\n        OR i.token"
+HOLD_IGNORED = Edit(gate, "_FAULTS", "WHEN p.status <> 'active'", "WHEN false")
+TOKEN_IGNORED = Edit(gate, "_FAULTS", "WHEN i.token IS DISTINCT FROM", "WHEN false AND i.token IS DISTINCT FROM")
+GATE_LEFT_OPEN = Edit(
+    submitting, "may_leave_again", "found = faults(cursor, instruction_ids, parties)", "found: list[Fault] = []"
 )
-_OTHER_TOKEN = (
-    "OR i.token IS DISTINCT FROM CASE i.direction WHEN 'credit' THEN p.payout_token ELSE p.collection_token END\n"
-)
-TOKEN_IGNORED = Edit(submitting, "_REFUSED", _OTHER_TOKEN, "")
-GATE_LEFT_OPEN = Edit(submitting, "_REFUSED_AGAIN", "ANY(%s::uuid[]) AND (", "ANY(%s::uuid[]) AND false AND (")
 NO_DAY_LIMIT = Edit(
     payout_submissions,
     "within_limits",
@@ -169,6 +170,7 @@ NO_DAY_LIMIT = Edit(
 CANCELLED_TOO = (
     Edit(submitting, "_APPROVED", "s.state = 'approved'", "s.state IN ('approved', 'cancelled')"),
     Edit(submitting, "begin", "WHERE state = 'approved' AND", "WHERE state IN ('approved', 'cancelled') AND"),
+    Edit(gate, "refuse", "found = faults(cursor, instruction_ids, parties)", "found: list[Fault] = []"),
 )
 COLLECTION_PAYS = Edit(dispatch, "Dispatch._send_approved", 'Direction(row["direction"])', "Direction.CREDIT")
 _FREEING = 'release(cursor, failed["instruction_id"].tolist(), day=day, by_sweep=False, run=run)'

@@ -39,9 +39,9 @@ REFUND_ALL, REFUND_1200 = Act("refund", 0), Act("refund", 4)
 HOLD, NEW_TOKEN = ChangeParty("club:home", "on_hold"), ChangeParty("club:home", "new_token")
 NO_ANSWER, NO_ANSWERS = Weather(("lost_response",), down=False), Weather(("lost_response",) * 8, down=False)
 REFUSED, UNAVAILABLE = Weather(("rejected",), down=False), Weather(("unavailable",), down=False)
-#: The boundary of a dispatch at which its first batch is sent, and none of the answers written down.
-_ANSWERED = 52
-DIED = Act("dispatch", 0, Fate(crash_at=_ANSWERED))
+#: Where a dispatch has sent its first batch, and is about to write down the answers.
+_ANSWERED = "finish"
+DIED = Act("dispatch", 0, Fate(crash_at=1, within=_ANSWERED))
 _FAILS = Bank(-1, "fail", 0)
 #: What was sent last fails three times, each time with the items that the failure before freed.
 THREE_FAILED = (
@@ -186,7 +186,7 @@ SWEEPING = (
     ),
     Fault(
         "two dispatches run at once",
-        (*SWEPT, Act("dispatch", 0, Fate(stall_at=_ANSWERED)), DISPATCH, Resume("go on")),
+        (*SWEPT, Act("dispatch", 0, Fate(stall_at=1, within=_ANSWERED)), DISPATCH, Resume("go on")),
         (put.SENT_AT_ONCE,),
         refused_by="UniqueViolation",
     ),
@@ -226,6 +226,14 @@ SWEEPING += (
         (MATCH, POST, Spoil("match-1", "withdrawn"), POST, SWEEP),
         put.BROKEN_TOO,
         caught_by="item .* is claimed, and its match match-1 has a break",
+    ),
+    Fault(
+        "what is corrected while a sweep runs is paid and taken back at once",
+        (*SWEPT, VOID, Act("sweep", 1, Fate(stall_at=1, within="read_frame")), POST, Resume("go on")),
+        (put.APART,),
+        refused_by="RestrictViolation: .* another posting of its key, is under .* unsent",
+        letting=without("instruction_claims", "instruction_claims_siblings"),
+        caught_by="and its correction are about to leave apart",
     ),
     Fault(
         "a fee is paid out before it is collected",
@@ -284,6 +292,12 @@ SENDING = (
         caught_by="carried out twice",
     ),
     Fault(
+        "a clock that was fast when a request left is trusted later",
+        (NO_ANSWERS, Jump(0, 0, 50), *SENT, Jump(30, 0), Act("dispatch", 1)),
+        (put.OWN_CLOCK,),
+        caught_by="carried out twice",
+    ),
+    Fault(
         "a party on hold is paid",
         (*SWEPT, HOLD, DISPATCH),
         (put.HOLD_IGNORED,),
@@ -297,7 +311,7 @@ SENDING = (
     ),
     Fault(
         "a cancelled instruction is sent",
-        (*SWEPT, BETTER, POST, DISPATCH),
+        (*SWEPT, BETTER, POST, SWEEP, DISPATCH),
         put.CANCELLED_TOO,
         refused_by="RestrictViolation: instruction .* from approved to submitting is not a transition that can follow",
         letting=(put.ANY_STATE_BEFORE,),

@@ -1,6 +1,7 @@
 """Migrating: once, at once, by the wrong login, and never backwards."""
 
 import datetime as dt
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -11,8 +12,23 @@ from psycopg import sql
 
 from payments_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
 from payments_pipeline.local import postgres
-from payments_pipeline.storage import ledger_entries, payout_instructions
+from payments_pipeline.storage import dispatch_gate, ledger_entries, payout_instructions
 from payments_pipeline.storage.migrations import head, migrate
+
+_CORRECTED_BEFORE = """
+    SELECT DISTINCT c.instruction_id, s.state, s.seq
+    FROM instruction_states s
+    JOIN instruction_claims c USING (instruction_id)
+    JOIN ledger_entries e ON e.entry_id = c.item_id AND e.kind = 'accrual'
+    JOIN ledger_entries later ON later.kind = 'accrual' AND later.match_id = e.match_id AND later.pot = e.pot
+        AND later.pot_party_id = e.pot_party_id AND later.line_no = e.line_no AND later.account = e.account
+        AND later.currency = e.currency AND later.posting_no > e.posting_no
+    JOIN open_items o ON o.item_id = later.entry_id
+    WHERE s.state IN ('created', 'held', 'approved') AND %(day)s::date IS NOT NULL
+"""
+_ITEMS_BEFORE = re.sub(
+    r"WHEN o.item_id IN \(.*?\n *THEN 'correction_under_way'", "", payout_instructions._ITEMS, flags=re.S
+)
 
 
 def _shape(url: str) -> list[tuple[str, ...]]:
@@ -90,7 +106,9 @@ def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_serv
             # As the program of that schema wrote: it knew of no refund and no retry.
             before.setattr(ledger_entries, "recompute_refunds", lambda *_: None)
             before.setattr(payout_instructions, "_FAILING", "SELECT NULL, NULL, NULL WHERE false")
-            before.setattr(payout_instructions, "_CORRECTED", payout_instructions._CORRECTED.partition("UNION")[0])
+            before.setattr(payout_instructions, "_CORRECTED", _CORRECTED_BEFORE)
+            before.setattr(payout_instructions, "_ITEMS", _ITEMS_BEFORE)
+            before.setattr(dispatch_gate, "_FAULTS", "SELECT NULL, NULL, NULL, NULL, NULL WHERE false")
             zone.owe(a=600, b=5000, c=300)
             zone.sweep(parties)
             zone.owe(revision=2, a=700, b=5000, c=300)

@@ -1,0 +1,154 @@
+"""The gate: what an instruction must fulfil in Postgres itself before it leaves, for the first time or again.
+
+Belongs here: judging instructions on what is stored and on the parties as of now, and ending those that do not hold.
+Does not belong here: attempts and outcomes (`storage.payout_submissions`), the order of a dispatch
+(`processors.dispatch`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+import pandas as pd
+import psycopg
+
+from payments_pipeline.storage.payout_instructions import cancel
+from payments_pipeline.storage.postgres import RunInfo
+
+#: Parties up to which all are told to Postgres, whoever is asked about.
+_FEW_PARTIES = 1_000
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why an instruction may not leave.
+
+    Attributes:
+        instruction_id: which.
+        state: its state.
+        seq: number of its last event.
+        reason: why, in words.
+        was_never_accepted: whether the processor definitely took none of its attempts; true where there are none.
+    """
+
+    instruction_id: str
+    state: str
+    seq: int
+    reason: str
+    was_never_accepted: bool
+
+
+#: Instructions that must not leave, and why; judged on what is stored and on the parties given.
+_FAULTS = """
+    WITH gated AS (
+        SELECT unnest(%(instructions)s::uuid[]) AS instruction_id
+    ), payable AS (
+        SELECT * FROM unnest(%(parties)s::text[], %(statuses)s::text[], %(payout_tokens)s::text[],
+                             %(collection_tokens)s::text[]) AS p (party_id, status, payout_token, collection_token)
+    ), broken_matches AS MATERIALIZED (
+        SELECT b.match_id, b.match_day FROM posting_breaks b
+        WHERE b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = b.match_day)
+    ), items AS (
+        SELECT c.instruction_id, e.entry_id, e.credit_minor - e.debit_minor AS amount_minor,
+               r.item_id IS NOT NULL AS is_released,
+               -- A refund is of the day of its acceptance, and its match of another.
+               EXISTS (
+                   SELECT FROM broken_matches b WHERE b.match_id = e.match_id AND b.match_day = CASE e.kind
+                   WHEN 'refund' THEN (SELECT m.match_day FROM match_postings m WHERE m.match_id = e.match_id
+                                       ORDER BY m.posting_no DESC LIMIT 1)
+                   ELSE e.day END) AS is_broken
+        FROM gated g JOIN instruction_claims c USING (instruction_id)
+        JOIN ledger_entries e ON e.entry_id = c.item_id
+        LEFT JOIN claim_releases r ON r.item_id = c.item_id AND r.claim_no = c.claim_no
+    ), claimed AS (
+        SELECT instruction_id, sum(amount_minor) AS net, bool_or(is_released) AS is_released,
+               bool_or(is_broken) AS is_broken
+        FROM items GROUP BY instruction_id
+    ), corrected AS (
+        -- What corrects an item, or what it corrects, is open or about to leave by itself: they are netted first.
+        SELECT DISTINCT i.instruction_id
+        FROM items i JOIN item_siblings b ON b.item_id = i.entry_id
+        LEFT JOIN open_items o ON o.item_id = b.other_id
+        LEFT JOIN unsent_claims u ON u.item_id = b.other_id AND u.instruction_id <> i.instruction_id
+        WHERE o.item_id IS NOT NULL OR u.item_id IS NOT NULL
+    ), judged AS (
+        SELECT i.instruction_id, CASE
+            WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
+            WHEN p.status <> 'active' THEN 'the party is ' || p.status
+            WHEN i.token IS DISTINCT FROM CASE i.direction
+                WHEN 'credit' THEN p.payout_token ELSE p.collection_token END THEN 'the party''s token changed'
+            WHEN c.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
+                THEN 'its items net to ' || c.net
+            WHEN c.is_released THEN 'an item of it was released'
+            WHEN c.is_broken THEN 'the match of an item of it has a break'
+            WHEN k.instruction_id IS NOT NULL THEN 'an item of it was corrected'
+        END AS reason
+        FROM gated g JOIN payout_instructions i USING (instruction_id)
+        LEFT JOIN payable p ON p.party_id = i.party_id
+        LEFT JOIN claimed c USING (instruction_id)
+        LEFT JOIN corrected k USING (instruction_id)
+    )
+    SELECT j.instruction_id::text, s.state, s.seq, j.reason,
+           NOT EXISTS (
+               SELECT FROM payout_attempts a LEFT JOIN payout_attempt_outcomes o USING (instruction_id, attempt_no)
+               WHERE a.instruction_id = j.instruction_id
+                 AND coalesce(o.outcome, 'unknown') NOT IN ('unavailable', 'not_sent'))
+    FROM judged j JOIN instruction_states s USING (instruction_id)
+    WHERE j.reason IS NOT NULL
+    ORDER BY j.instruction_id
+"""
+
+
+def faults(cursor: psycopg.Cursor[Any], instruction_ids: Sequence[str], parties: pd.DataFrame) -> list[Fault]:
+    """Give those of instructions that may not leave, and why.
+
+    Args:
+        cursor: in a transaction under the lock of instructions.
+        instruction_ids: which to look at.
+        parties: party_id, status, payout_token, collection_token as of now.
+    """
+    if not instruction_ids:
+        return []
+    if len(parties) > _FEW_PARTIES:
+        rows = cursor.execute(
+            "SELECT DISTINCT party_id FROM payout_instructions WHERE instruction_id = ANY(%s::uuid[])",
+            (list(instruction_ids),),
+        )
+        parties = parties[parties["party_id"].isin([row[0] for row in rows.fetchall()])]
+    told = {
+        "parties": _texts(parties["party_id"]),
+        "statuses": _texts(parties["status"]),
+        "payout_tokens": _texts(parties["payout_token"]),
+        "collection_tokens": _texts(parties["collection_token"]),
+    }
+    rows = cursor.execute(_FAULTS.encode(), {"instructions": list(instruction_ids), **told})
+    return [Fault(*row) for row in rows.fetchall()]
+
+
+def _texts(column: pd.Series) -> list[str | None]:
+    return [None if pd.isna(value) else str(value) for value in column]
+
+
+def refuse(
+    cursor: psycopg.Cursor[Any], day: date, instruction_ids: Sequence[str], parties: pd.DataFrame, run: RunInfo
+) -> set[str]:
+    """Cancel those of approved instructions that do not hold; their items wait for a later day's sweep.
+
+    Args:
+        cursor: in a transaction under the lock of instructions.
+        day: dispatching day.
+        instruction_ids: approved ones.
+        parties: party_id, status, payout_token, collection_token as of now.
+        run: who dispatches.
+
+    Returns:
+        Which were cancelled.
+    """
+    found = faults(cursor, instruction_ids, parties)
+    for reason in sorted({fault.reason for fault in found}):
+        rows = [(fault.instruction_id, fault.state, fault.seq) for fault in found if fault.reason == reason]
+        cancel(cursor, rows, day=day, actor="gate", reason=reason, by_sweep=False, run=run)
+    return {fault.instruction_id for fault in found}
