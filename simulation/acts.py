@@ -128,7 +128,7 @@ def refund(world: World, run: RunInfo, number: int) -> None:
     }
     requests = pd.DataFrame([asked]).astype({"amount_minor": "Int64"})
     world.effects.boundary()
-    day = day_of(number % (world.days + 1))
+    day = min(day_of(number % (world.days + 1)), world.now().date())
     accepted = accept_refunds(world.database.url, day, requests, "somebody", run)
     world.faults[f"refund_{accepted.decisions['decision'].iloc[0]}"] += 1
 

@@ -53,9 +53,11 @@ def calm(world: World) -> None:
         _calm_act(world, "sweep", day)
         _calm_act(world, "dispatch", day)
         world.observe()
-        while any(map(world.is_for_a_person, world.model.instructed)):
+        for _ in list(filter(world.is_for_a_person, world.model.instructed)):
             _calm_act(world, "resolve", 0)
             world.observe()
+        if left := list(filter(world.is_for_a_person, world.model.instructed)):
+            raise RuleBroken(f"{left} wait for a person, and a person cannot end them")
         waiting = [payment for payment in world.processor.payments if not payment.over]
         last = max((date.fromisoformat(payment.request["execute_on"]) for payment in waiting), default=FIRST_DAY)
         for payment in waiting:
@@ -98,6 +100,7 @@ def _end_troubles(world: World) -> None:
             world.effects.run(task)
     world.observe()
     world.skew = world.sender_skew = timedelta()
+    world.database.set_clock(world.now())
     # Who shares a fee that is paid out when it is collected waits for a payer whose net is below the minimum.
     world.policy = policy_of(world.policy, History(world.days, 10**12, 10**12, ()), minimum_minor=1, batch_size=100)
     world.parties = {party_id: Party(token=(party.token or 0) + 1_000) for party_id, party in world.parties.items()}

@@ -31,6 +31,7 @@ import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dispatches import later
 from money_zone import (
     DAY,
     HASHES,
@@ -66,7 +67,6 @@ from payments_pipeline.domain.allocation import NO_CAP, PERCENT, REMAINDER, Clai
 from payments_pipeline.domain.errors import PayoutOutcomeUnknownError, ProcessorUnavailableError
 from payments_pipeline.domain.refund_requests import request_frame
 from payments_pipeline.processors.base import SettlementReport
-from payments_pipeline.processors.dispatch import utc_now
 from payments_pipeline.processors.sandbox.adapter import SandboxProcessor
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.alerts import LOG_CHANNEL, instructions_waiting, raise_alerts, undelivered
@@ -118,11 +118,11 @@ def test_an_unknown_payment_is_not_marked_failed_and_paid_again(zone: MoneyZone)
     assert list(times_sent(processor).values()) == [1] * 3
 
 
-def test_when_retries_run_out_nothing_is_called_failed_and_somebody_is_told(zone: MoneyZone) -> None:
+def test_when_retries_run_out_nothing_is_called_failed_and_somebody_is_told(zone: MoneyZone, database) -> None:
     processor = FakeProcessor(answer=DOWN)
     for day in DAYS:
-        gone = day - DAY
-        zone.dispatch(PARTIES, processor, day, clock=lambda gone=gone: utc_now() + gone)
+        zone.dispatch(PARTIES, processor, day)
+        later(database, days=1)
     assert set(zone.states().values()) == {"unknown"}
     waiting = instructions_waiting(zone.url, overdue_on=NEXT, quiet_s=0)
     raise_alerts(zone.url, [instructions_in_trouble(group) for group in waiting])
@@ -376,6 +376,10 @@ def test_a_query_error_is_raised_at_once_and_holds_up_nobody_for_ever(zone: Mone
                 """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
                    WHERE datname = current_database() AND pid <> pg_backend_pid()"""
             )
+            # Until each has ended, and its client can know.
+            others = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            while connection.execute(others).fetchall():
+                pass
         return HASHES
 
     rejected = frame([], {"dataset": "", "outcome": "", "match_id": "", "reason": ""})

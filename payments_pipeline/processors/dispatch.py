@@ -28,13 +28,12 @@ from payments_pipeline.domain.policy import Policy
 from payments_pipeline.processors.base import (
     Capabilities,
     Direction,
-    LookUp,
     LookUpStatus,
     PayoutProcessor,
     PayoutRequest,
 )
 from payments_pipeline.storage import payout_submissions as store
-from payments_pipeline.storage.payout_submissions import Attempt, Outcome
+from payments_pipeline.storage.payout_submissions import Attempt, LookedUp, Outcome
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_lock
 
 #: How often a long dispatch says how far it has come; one that is over sooner says nothing.
@@ -249,46 +248,67 @@ class Dispatch:
         """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
         asked = store.unknown(connection, self.day, self.processor.name)
 
-        doubts: list[str] = []
-
-        async def ask(attempt: Attempt) -> tuple[Attempt, LookUp | None]:
+        async def ask(attempt: Attempt) -> LookedUp:
             async with lane:
-                try:
-                    return attempt, await self.processor.look_up(attempt.idempotency_key)
-                except ProcessorUnavailableError:
-                    return attempt, None  # it stays unknown and is asked about again by the next dispatch
-                except PayoutOutcomeUnknownError as error:
-                    doubts.append(str(error))
-                    return attempt, None
+                return await self._look_up(attempt)
 
-        answers = await asyncio.gather(*(ask(attempt) for attempt in asked))
-        moves: list[tuple[str, str, str]] = []
-        never_seen: list[str] = []
-        for attempt, answer in answers:
-            if answer is None:
-                continue
-            if answer.request_sha256 not in (None, hashlib.sha256(attempt.request).hexdigest()):
-                doubts.append(
-                    f"{self.processor.name}: key {attempt.idempotency_key} stands for another request than ours. What "
-                    "became of ours a person must find out; it stays unknown."
-                )
-                continue
-            if answer.status is LookUpStatus.ACCEPTED:
-                moves.append((attempt.instruction_id, State.SUBMITTED, "looked up: the processor has it"))
-            elif answer.status is LookUpStatus.REJECTED:
-                moves.append((attempt.instruction_id, State.FAILED, f"looked up: rejected, {answer.code}"))
-            elif self.clock() < attempt.not_after:
-                never_seen.append(attempt.instruction_id)
-        moves += [
-            (instruction_id, State.SUBMITTING, "looked up: never seen, its key is alive")
-            for instruction_id in store.may_leave_again(connection, self.day, never_seen, parties, self.run)
+        looked_up = await asyncio.gather(*(ask(attempt) for attempt in asked))
+        alive = {attempt.instruction_id for attempt in asked if self.clock() < attempt.not_after}
+        never_seen = [
+            each.instruction_id for each in looked_up if each.answer == "never_seen" and each.instruction_id in alive
+        ]
+        again = set(store.may_leave_again(connection, self.day, never_seen, parties, self.run))
+        moves = [
+            (each.instruction_id, *_MOVES[each.answer])
+            for each in looked_up
+            if each.answer in _MOVES and (each.answer != "never_seen" or each.instruction_id in again)
         ]
         store.resolve(
-            connection, self.day, pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"]), self.run
+            connection,
+            self.day,
+            looked_up,
+            pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"], dtype=object),
+            self.run,
         )
+        doubts = [each.message or "" for each in looked_up if each.answer == "doubtful"]
         done.doubts = _first_of(doubts)
         done.resolved = len(moves)
         done.unknown = len(asked) - len(moves)
+
+    async def _look_up(self, attempt: Attempt) -> LookedUp:
+        """Ask about one; one that is not answered stays unknown and is asked about again by the next dispatch."""
+        try:
+            told = await self.processor.look_up(attempt.idempotency_key)
+        except ProcessorUnavailableError as error:
+            return LookedUp(attempt.instruction_id, "unanswered", message=str(error))
+        except PayoutOutcomeUnknownError as error:
+            return LookedUp(attempt.instruction_id, "doubtful", message=str(error))
+        if told.request_sha256 not in (None, hashlib.sha256(attempt.request).hexdigest()):
+            return LookedUp(
+                attempt.instruction_id,
+                "doubtful",
+                told.processor_reference,
+                told.code,
+                told.request_sha256,
+                f"{self.processor.name}: key {attempt.idempotency_key} stands for another request than ours. What "
+                "became of ours a person must find out; it stays unknown.",
+            )
+        return LookedUp(
+            attempt.instruction_id,
+            str(told.status),
+            told.processor_reference,
+            told.code,
+            told.request_sha256,
+            told.message,
+        )
+
+
+#: Where the answer of a look-up leads.
+_MOVES = {
+    str(LookUpStatus.ACCEPTED): (State.SUBMITTED, "looked up: the processor has it"),
+    str(LookUpStatus.REJECTED): (State.FAILED, "looked up: rejected"),
+    str(LookUpStatus.NEVER_SEEN): (State.SUBMITTING, "looked up: never seen, its key is alive"),
+}
 
 
 def _first_of(doubts: Sequence[str], at_most: int = 10) -> str:

@@ -32,7 +32,7 @@ from payments_pipeline.domain.proposals import (
     write_off_entries,
 )
 from payments_pipeline.storage.payout_instructions import cancel, write_events
-from payments_pipeline.storage.payout_submissions import resolve
+from payments_pipeline.storage.payout_submissions import resolve_by_hand
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, transaction_lock
 
 Row = dict[str, Any]
@@ -315,8 +315,7 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
                     copy_frame(cursor, "ledger_entries", entries)
                 else:
                     words = f"{proposal.evidence}: proposed by {maker}, accepted by {approver} (proposal {identity})"
-                    answer = {"instruction_id": proposal.instruction_id, "to_state": proposal.to_state, "reason": words}
-                    resolve(connection, today, pd.DataFrame([answer], dtype=object), run)
+                    resolve_by_hand(cursor, today, proposal.instruction_id, proposal.to_state, words, identity, run)
                 done.append(identity)
     return CarriedOut(tuple(done), waiting)
 

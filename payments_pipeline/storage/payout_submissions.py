@@ -7,7 +7,8 @@ Belongs here: the two transactions around each sending. Does not belong here: wh
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -65,6 +66,27 @@ class Outcome:
     code: str | None = None
     message: str | None = None
     retry_after_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class LookedUp:
+    """What was said of an instruction when it was looked up.
+
+    Attributes:
+        instruction_id: which.
+        answer: accepted, rejected, never_seen, doubtful (it says something else or more than one thing), unanswered.
+        processor_reference: where accepted.
+        code: the processor's reason code.
+        request_sha256: of the request that it has, where it says so.
+        message: words for a person.
+    """
+
+    instruction_id: str
+    answer: str
+    processor_reference: str | None = None
+    code: str | None = None
+    request_sha256: str | None = None
+    message: str | None = None
 
 
 _APPROVED = """
@@ -387,7 +409,8 @@ def _move(
     moves = moves.merge(states, on="instruction_id", how="inner")
     if moves.empty:
         return
-    events = moves[["instruction_id", "to_state", "reason"]].assign(seq=moves["seq"] + 1)
+    said = [name for name in ("instruction_id", "to_state", "reason", "evidence") if name in moves]
+    events = moves[said].assign(seq=moves["seq"] + 1)
     write_events(cursor, events, day, run, from_state=str(from_state), actor=actor)
     failed = moves[moves["to_state"] == str(State.FAILED)].reset_index(drop=True)
     if len(failed):
@@ -433,7 +456,8 @@ def abandon_unanswered(connection: psycopg.Connection, day: date, processor: str
 def give_up_expired(connection: psycopg.Connection, day: date, processor: str, now: datetime, run: RunInfo) -> int:
     """Call unknown what was never accepted until its deadline: its bytes may not leave again, so it is asked about.
 
-    What the processor says it never saw then is a person's to end, as with any other unknown outcome.
+    What the processor says it never saw then is a person's to end, as with any other unknown outcome. Its deadline is
+    over once it is by the dispatch's clock and by Postgres's.
     """
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
@@ -441,7 +465,8 @@ def give_up_expired(connection: psycopg.Connection, day: date, processor: str, n
             """SELECT a.instruction_id::text
                FROM instruction_states s JOIN payout_attempts a USING (instruction_id)
                JOIN payout_instructions i USING (instruction_id)
-               WHERE s.state = 'submitting' AND i.processor = %s AND a.attempt_no = 1 AND a.not_after <= %s""",
+               WHERE s.state = 'submitting' AND i.processor = %s AND a.attempt_no = 1
+                 AND a.not_after <= least(%s, clock_timestamp())""",
             (processor, now),
         ).fetchall()
         _move(
@@ -492,17 +517,55 @@ def unavailable(connection: psycopg.Connection, day: date, processor: str, now: 
     return [row[0] for row in rows]
 
 
-def resolve(connection: psycopg.Connection, day: date, answers: pd.DataFrame, run: RunInfo) -> None:
-    """Move unknown instructions to what a look-up said.
+def resolve(
+    connection: psycopg.Connection, day: date, looked_up: Sequence[LookedUp], moves: pd.DataFrame, run: RunInfo
+) -> None:
+    """Write down what look-ups said, and move unknown instructions to where that leads.
 
     Args:
         connection: of the dispatch.
         day: dispatching day.
-        answers: instruction_id, to_state (submitting, submitted or failed), reason.
+        looked_up: every look-up, answered or not.
+        moves: instruction_id, to_state (submitting, submitted or failed), reason.
         run: who asked.
     """
-    if answers.empty:
+    if not looked_up:
         return
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
-        _move(cursor, day, answers, from_state=State.UNKNOWN, actor="resolver", run=run)
+        columns = [list(column) for column in zip(*(astuple(each) for each in looked_up), strict=True)]
+        numbers = cursor.execute(
+            """INSERT INTO payout_look_ups (instruction_id, look_up_no, answer, processor_reference, code,
+                                            request_sha256, message, run_id)
+               SELECT n.instruction_id, 1 + coalesce(max(l.look_up_no), 0), n.answer, n.processor_reference, n.code,
+                      n.request_sha256, n.message, %s
+               FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[])
+                    AS n (instruction_id, answer, processor_reference, code, request_sha256, message)
+               LEFT JOIN payout_look_ups l USING (instruction_id)
+               GROUP BY n.instruction_id, n.answer, n.processor_reference, n.code, n.request_sha256, n.message
+               RETURNING instruction_id::text, look_up_no""",
+            (run.run_id, *columns),
+        ).fetchall()
+        said = {instruction_id: f'{{"look_up": {number}}}' for instruction_id, number in numbers}
+        moves = moves.assign(evidence=moves["instruction_id"].map(said))
+        _move(cursor, day, moves, from_state=State.UNKNOWN, actor="resolver", run=run)
+
+
+def resolve_by_hand(
+    cursor: psycopg.Cursor[Any], day: date, instruction_id: str, to_state: str, reason: str, proposal: str, run: RunInfo
+) -> None:
+    """Move an unknown instruction to what two people say became of it.
+
+    Args:
+        cursor: in a transaction under the lock of instructions.
+        day: day of the act.
+        instruction_id: which.
+        to_state: submitted or failed.
+        reason: where that is written, and who says so.
+        proposal: the accepted proposal.
+        run: who carries it out.
+    """
+    move = {"instruction_id": instruction_id, "to_state": to_state, "reason": reason}
+    evidence = f'{{"proposal": "{proposal}"}}'
+    moves = pd.DataFrame([move | {"evidence": evidence}], dtype=object)
+    _move(cursor, day, moves, from_state=State.UNKNOWN, actor="resolver", run=run)

@@ -59,6 +59,10 @@ AUDITED: dict[str, tuple[str, str]] = {
         "instruction_id, attempt_no",
         "instruction_id, attempt_no, outcome, processor_reference, code, message, recorded_at",
     ),
+    "payout_look_ups": (
+        "instruction_id, look_up_no",
+        "instruction_id, look_up_no, answer, processor_reference, code, request_sha256, message, run_id, asked_at",
+    ),
     "report_intakes": (
         "processor, report_date, seq",
         "processor, report_date, seq, digest, entry_count, run_id, taken_at",

@@ -104,6 +104,27 @@ RULES: dict[str, TableCheck] = {
                    WHERE a.instruction_id = e.instruction_id AND a.not_after <= e.recorded_at))""",
         "SELECT count(*) FROM instruction_events WHERE to_state IN ('submitted', 'failed', 'unknown')",
     ),
+    "what was unknown ends as a look-up or two people say": TableRule(
+        """SELECT format('instruction %s: event %s from unknown to %s, and no look-up or accepted resolution before it says '
+                         'so; its items were freed or sent on nobody''s word: ask the processor', e.instruction_id, e.seq,
+                         e.to_state)
+           FROM instruction_events e
+           WHERE e.from_state = 'unknown' AND e.to_state IN ('submitting', 'submitted', 'failed')
+             AND NOT EXISTS (
+                 SELECT FROM payout_look_ups l
+                 JOIN (VALUES ('submitting', 'never_seen'), ('submitted', 'accepted'), ('failed', 'rejected')) w (state, answer)
+                     ON w.state = e.to_state AND w.answer = l.answer
+                 WHERE l.instruction_id = e.instruction_id AND l.asked_at <= e.recorded_at)
+             AND NOT EXISTS (
+                 SELECT FROM proposals p JOIN proposal_decisions d USING (proposal_id)
+                 JOIN payout_attempts a ON a.instruction_id = e.instruction_id AND a.attempt_no = 1
+                 WHERE p.kind = 'resolution' AND d.decision = 'accepted' AND d.decided_at <= e.recorded_at
+                   AND p.content ->> 'instruction_id' = e.instruction_id::text AND p.content ->> 'to_state' = e.to_state
+                   AND (e.to_state = 'submitted' OR a.not_after <= e.recorded_at))
+             AND NOT (e.to_state = 'failed' AND EXISTS (
+                 SELECT FROM report_lines t WHERE t.instruction_id = e.instruction_id AND t.kind = 'failed'))""",
+        "SELECT count(*) FROM instruction_events WHERE from_state = 'unknown'",
+    ),
     "sending is posted once, for the instruction's amount": TableRule(
         """SELECT format('instruction %s, %s of %s %s, %s: %s submissions move %s of the party and %s in transit',
                          i.instruction_id, i.direction, i.amount_minor, i.currency,

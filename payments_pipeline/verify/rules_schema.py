@@ -24,6 +24,7 @@ APPEND_ONLY = (
     "instruction_events",
     "payout_attempts",
     "payout_attempt_outcomes",
+    "payout_look_ups",
     "report_intakes",
     "report_balances",
     "report_lines",

@@ -16,6 +16,7 @@ from dispatches import (
     UNKNOWN,
     Clock,
     keys,
+    later,
     many_approved,
     raising,
     two_approved,
@@ -238,14 +239,13 @@ def test_neither_a_timeout_nor_a_conflict_ever_leads_to_a_second_key(zone, error
 
 
 @pytest.mark.rule("dispatch/deadline")
-def test_nothing_is_sent_after_its_deadline_and_a_person_is_left_to_decide(zone):
-    clock = Clock()
+def test_nothing_is_sent_after_its_deadline_and_a_person_is_left_to_decide(zone, database):
     processor = FakeProcessor(answer=UNAVAILABLE)
-    zone.dispatch(PARTIES, processor, policy=ONCE, clock=clock)
-    clock.days_later(2)
+    zone.dispatch(PARTIES, processor, policy=ONCE)
+    later(database, days=2)
     processor.answer = lambda _key: None
     for day in LATER[:2]:
-        zone.dispatch(PARTIES, processor, day, clock=clock)
+        zone.dispatch(PARTIES, processor, day)
     assert len(processor.requests) == 2
     assert processor.taken == {}
     assert set(zone.states().values()) == {"unknown"}
@@ -278,6 +278,19 @@ def test_the_deadline_is_looked_at_last(zone):
     done = zone.dispatch(PARTIES, processor, clock=clock)
     assert (done.acknowledged, done.unknown) == (1, 1)
     assert keys(processor) == first[:1]
+
+
+@pytest.mark.rule("dispatch/deadline")
+def test_a_sender_whose_clock_is_ahead_calls_nothing_unknown_before_its_time(zone):
+    clock = Clock()
+    processor = FakeProcessor(answer=UNAVAILABLE)
+    zone.dispatch(PARTIES, processor, policy=ONCE, clock=clock)
+    clock.days_later(2)
+    zone.dispatch(PARTIES, processor, LATER[0], clock=clock)
+    assert len(processor.requests) == 2
+    assert set(zone.states().values()) == {"submitting"}
+    processor.answer = lambda _key: None
+    assert zone.dispatch(PARTIES, processor, LATER[1]).acknowledged == 2
 
 
 def test_a_never_seen_request_is_not_sent_after_its_deadline(zone):

@@ -335,6 +335,8 @@ SENDING = (
         "the items of a refused payment are never freed",
         (REFUSED, *SENT),
         (put.NEVER_FREED,),
+        refused_by="RestrictViolation: instruction .* became failed and still claims its items",
+        letting=without("instruction_events", "instruction_events_ends"),
         caught_by="rule 9: .* is failed, its item .* released: False",
     ),
 )

@@ -106,6 +106,14 @@ def answer(connection, instruction, outcome, attempt_no=1):
     )
 
 
+def look_up(connection, instruction, said, request_sha256=None):
+    connection.execute(
+        """INSERT INTO payout_look_ups (instruction_id, look_up_no, answer, request_sha256, run_id)
+           SELECT %(i)s, 1 + count(*), %(a)s, %(s)s, 'r' FROM payout_look_ups WHERE instruction_id = %(i)s""",
+        {"i": instruction, "a": said, "s": request_sha256},
+    )
+
+
 def posting(
     connection,
     day,

@@ -143,7 +143,11 @@ def test_an_approver_takes_an_instruction_nowhere_but_to_approved_or_cancelled(z
                    VALUES (%s, 3, 'approved', %s, %s, %s, 'x', 'x')"""
     parameters = (zone.instruction("a"), state, TODAY, APPROVER)
     if state == "cancelled":
-        by_hand(database.approver_url, statement, *parameters)
+        free = """INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
+                  SELECT item_id, claim_no, %s, false, 'x' FROM instruction_claims WHERE instruction_id = %s"""
+        with psycopg.connect(database.approver_url, options="-c search_path=payments") as connection:
+            connection.execute(statement, parameters)
+            connection.execute(free, (TODAY, parameters[0]))
         return
     with pytest.raises((errors.InsufficientPrivilege, errors.RestrictViolation)):
         by_hand(database.approver_url, statement, *parameters)
@@ -163,6 +167,13 @@ def test_what_is_refused_is_cancelled_and_its_items_wait_for_a_later_day(zone, d
     with pytest.raises(NotApprovedError, match="only what has not been sent"):
         approvals.refuse(database.approver_url, instruction, "again", TODAY)
     assert zone.party_balances_disagree() == []
+
+
+def test_nothing_is_refused_on_a_day_to_come(zone, database):
+    later = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=2)
+    with pytest.raises(NotApprovedError, match=f"is dated {later}, and today is"):
+        approvals.refuse(database.approver_url, zone.instruction("a"), "a clock that is wrong", later)
+    assert zone.states()[f"a {DAY}"] == "approved"
 
 
 def test_what_was_sent_is_not_refused(zone, database):

@@ -10,6 +10,7 @@ INSTANTS = [
     ("report_lines", "taken_at"),
     ("payout_attempts", "started_at"),
     ("payout_attempt_outcomes", "recorded_at"),
+    ("payout_look_ups", "asked_at"),
     ("claim_releases", "recorded_at"),
     ("instruction_events", "login"),
     ("instruction_events", "recorded_at"),

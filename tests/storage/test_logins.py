@@ -22,6 +22,7 @@ INSERTS = {
         "match_postings",
         "payout_attempt_outcomes",
         "payout_attempts",
+        "payout_look_ups",
         "payout_instructions",
         "posting_breaks",
         "proposals",

@@ -16,7 +16,8 @@ from payments_pipeline.domain.lifecycle import TRANSITIONS, State
 APPEND_ONLY = [
     "day_postings", "posting_breaks", "match_postings", "journals", "ledger_entries", "sweeps", "sweep_deferrals",
     "payout_instructions", "instruction_claims", "claim_releases", "lifecycle", "instruction_events", "payout_attempts",
-    "payout_attempt_outcomes", "report_intakes", "report_balances", "report_lines", "settlement_records", "alerts",
+    "payout_attempt_outcomes", "payout_look_ups", "report_intakes", "report_balances", "report_lines",
+    "settlement_records", "alerts",
     "alert_deliveries", "proposals", "proposal_decisions", "audit_entries", "audit_chain",
     "refunds",
 ]  # fmt: skip
@@ -196,8 +197,9 @@ def test_a_live_instruction_does_not_give_its_items_back(login, zone, request):
 @pytest.mark.rule("sweeping/released-once")
 def test_items_are_given_back_once(zone, runtime):
     instruction = zone.instruction("a")
-    event(runtime, instruction, 3, "approved", "cancelled")
-    release(runtime, instruction)
+    with runtime.transaction():
+        event(runtime, instruction, 3, "approved", "cancelled")
+        release(runtime, instruction)
     with pytest.raises(errors.UniqueViolation):
         release(runtime, instruction)
     assert zone.open_items() == {"a": 600, "c": 300}
@@ -206,8 +208,9 @@ def test_items_are_given_back_once(zone, runtime):
 @pytest.mark.rule("sweeping/claim-after-release")
 def test_a_released_item_is_claimed_again_under_the_next_number(zone, runtime):
     instruction = zone.instruction("a")
-    event(runtime, instruction, 3, "approved", "cancelled")
-    release(runtime, instruction)
+    with runtime.transaction():
+        event(runtime, instruction, 3, "approved", "cancelled")
+        release(runtime, instruction)
     for wrong in (1, 3):
         with pytest.raises((errors.RestrictViolation, errors.UniqueViolation)), runtime.transaction():
             claim(runtime, instruct(runtime, "a", 600), "a", wrong)

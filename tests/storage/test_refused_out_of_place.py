@@ -6,11 +6,26 @@ Tried by hand, as the pipeline's own login and as the owner of the schema.
 import datetime as dt
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import psycopg
 import pytest
-from by_hand import answer, attempt, claim, connect, entries, event, instruct, journal_of, posting, release, submit
-from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, match, parties_frame
+from by_hand import (
+    answer,
+    attempt,
+    claim,
+    connect,
+    entries,
+    event,
+    instruct,
+    journal_of,
+    look_up,
+    posting,
+    release,
+    submit,
+)
+from dispatches import ONCE, UNKNOWN
+from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, match, parties_frame, share
 from psycopg import errors
 
 PARTIES = parties_frame(a="active", b="active", c="on_hold")
@@ -240,14 +255,73 @@ def test_the_journal_of_a_report_line_moves_no_other_cash(connection):
 
 def test_items_are_released_on_the_day_of_what_ended_their_instruction(zone, connection):
     a = zone.instruction("a")
-    event(connection, a, 3, "approved", "cancelled")
     for wrong in (DAY - dt.timedelta(days=1), NEXT):
-        with _refused(
-            errors.RestrictViolation, f"would be released on {wrong}, and instruction {a} is cancelled since"
+        with (
+            _refused(errors.RestrictViolation, f"would be released on {wrong}, and instruction {a} is cancelled since"),
+            connection.transaction(),
         ):
+            event(connection, a, 3, "approved", "cancelled")
             release(connection, a, wrong)
-    release(connection, a)
+    with connection.transaction():
+        event(connection, a, 3, "approved", "cancelled")
+        release(connection, a)
     assert zone.open_items() == {"a": 600, "c": 300}
+
+
+@pytest.mark.rule("sweeping/released-once")
+@pytest.mark.parametrize("freed", [0, 1], ids=["none of two", "one of two"])
+def test_what_ends_an_instruction_frees_its_items_in_the_same_transaction(zone, connection, freed):
+    zone.post([match("x", day=NEXT), match("y", day=NEXT)], [share("x", "a", 500), share("y", "a", 70)], NEXT)
+    zone.sweep(PARTIES, NEXT)
+    a = zone.instruction("a", NEXT)
+    still = _refused(errors.RestrictViolation, f"instruction {a} became cancelled and still claims its items")
+    with still, connection.transaction():
+        event(connection, a, 3, "approved", "cancelled")
+        connection.execute(
+            """INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
+               SELECT item_id, claim_no, %s, false, 'r' FROM instruction_claims WHERE instruction_id = %s LIMIT %s""",
+            (DAY, a, freed),
+        )
+    assert zone.states()[f"a {NEXT}"] == "approved"
+
+
+@pytest.mark.rule("instructions/unknown-by-two")
+@pytest.mark.parametrize("to_state", ["submitting", "submitted", "failed"])
+@pytest.mark.parametrize("answer", [None, "unanswered", "doubtful", "accepted", "rejected", "never_seen"])
+def test_an_unknown_outcome_ends_as_its_newest_look_up_says(zone, connection, answer, to_state):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    a = zone.instruction("a")
+    if answer is not None:
+        for each in ("never_seen" if answer != "never_seen" else "rejected", answer):
+            look_up(connection, a, each)
+    leads = {"accepted": "submitted", "rejected": "failed", "never_seen": "submitting", "unanswered": "submitting"}
+    said = leads.get(answer or "") == to_state
+    refused = nullcontext() if said else _refused(errors.RestrictViolation, "ends what is unknown")
+    with refused, connection.transaction():
+        event(connection, a, 5, "unknown", to_state)
+        if to_state == "failed":
+            release(connection, a)
+    assert zone.states()[f"a {DAY}"] == (to_state if said else "unknown")
+
+
+@pytest.mark.rule("dispatch/deadline")
+def test_what_was_never_seen_is_not_sent_again_after_its_deadline(zone, connection, database):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    a = zone.instruction("a")
+    look_up(connection, a, "never_seen")
+    with connect(database.superuser_url) as superuser:
+        superuser.execute("SET session_replication_role = replica")
+        superuser.execute("UPDATE payout_attempts SET not_after = now() - interval '1 second'")
+    with _refused(errors.RestrictViolation, "ends what is unknown as submitting"):
+        event(connection, a, 5, "unknown", "submitting")
+
+
+def test_an_answer_about_another_request_ends_nothing(zone, connection):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    a = zone.instruction("a")
+    look_up(connection, a, "accepted", request_sha256="0" * 64)
+    with _refused(errors.RestrictViolation, "ends what is unknown as submitted"):
+        event(connection, a, 5, "unknown", "submitted")
 
 
 @pytest.mark.rule("sweeping/claimed-at-birth")

@@ -369,6 +369,12 @@ FAULTS: list[tuple[str, str, set[str]]] = [
         set(),
     ),
     (
+        "what was unknown ends as a look-up or two people say",
+        f"""UPDATE instruction_events SET from_state = 'unknown', actor = 'resolver'
+            WHERE instruction_id = {FED} AND to_state = 'submitted'""",
+        {"events follow the lifecycle"},
+    ),
+    (
         "sending is posted once, for the instruction's amount",
         f"""ALTER TABLE ledger_entries DROP CONSTRAINT IF EXISTS ledger_entries_account_of_kind;
             DROP INDEX IF EXISTS journals_one_submission;

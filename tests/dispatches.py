@@ -4,6 +4,7 @@ import datetime as dt
 from collections.abc import Callable
 
 import pandas as pd
+import psycopg
 from money_zone import DAY, FakeProcessor, MoneyZone, parties_frame, policy
 
 from payments_pipeline.domain.errors import (
@@ -49,6 +50,17 @@ REJECTED = raising(PayoutRejectedError("closed", code="account_closed"))
 
 def keys(processor: FakeProcessor) -> list[str]:
     return [key for key, _ in processor.requests]
+
+
+def later(database, days: float) -> None:
+    """Let so many days have passed since every attempt, by Postgres's clock."""
+    with psycopg.connect(database.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute(
+            """UPDATE payout_attempts SET started_at = started_at - make_interval(secs => %(s)s),
+                                          not_after = not_after - make_interval(secs => %(s)s)""",
+            {"s": days * 86_400},
+        )
 
 
 class Clock:
