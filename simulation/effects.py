@@ -23,6 +23,8 @@ import psycopg
 from greenlet import greenlet  # type: ignore[import-untyped]  # it has no stubs
 from psycopg import waiting
 
+from simulation.rules import RuleBroken
+
 _PACKAGE = "payments_pipeline"
 #: Greenlets that crashed. Whatever frees one throws into it, which would run its handlers: they outlive their process.
 _CRASHED: list[greenlet] = []
@@ -235,7 +237,7 @@ class Effects:
         def body() -> None:
             try:
                 act()
-            except Exception as error:  # noqa: BLE001 - what a task raised is judged by the scheduler's caller
+            except (Exception, RuleBroken) as error:  # noqa: BLE001 - it is judged by the scheduler's caller
                 task.error = error
 
         task.body = greenlet(body)

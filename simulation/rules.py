@@ -34,8 +34,8 @@ FATES = {
 }
 
 
-class RuleBroken(Exception):  # noqa: N818 - it says what happened
-    """Something does not hold; says what, and after which operation."""
+class RuleBroken(BaseException):
+    """Something does not hold; says what, and after which operation. No handler of the product takes it for its own."""
 
 
 #: What postings of one key have alike.

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -26,12 +26,12 @@ from payments_pipeline.domain.lifecycle import State
 from payments_pipeline.domain.payout_submissions import execution_day, sendable_for
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.processors.base import (
-    Capabilities,
     Direction,
     LookUpStatus,
     PayoutProcessor,
     PayoutRequest,
 )
+from payments_pipeline.processors.pacing import Breaker, Lane, Sleep
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.payout_submissions import Attempt, LookedUp, Outcome
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, session_lock
@@ -43,7 +43,6 @@ _LONGEST_PAUSE_S = 30.0
 #: What is sent again later than this after its first sending is the next dispatch's, which looks at the parties anew.
 _RETRIED_FOR = timedelta(seconds=60)
 Clock = Callable[[], datetime]
-Sleep = Callable[[float], Awaitable[None]]
 
 
 def utc_now() -> datetime:
@@ -78,7 +77,6 @@ class Dispatched:
     waiting: int = 0
     stopped: str = ""
     doubts: str = ""
-    _failures_in_a_row: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -117,82 +115,164 @@ class Dispatch:
             LedgerFaultError: what is stored breaks a rule of the ledger; nothing was sent.
         """
         with connect(self.url) as connection, session_lock(connection, Lock.DISPATCH):
-            return asyncio.run(self._dispatch(connection, parties))
+            return asyncio.run(_Course(self, connection, parties).run())
 
-    async def _dispatch(self, connection: psycopg.Connection, parties: pd.DataFrame) -> Dispatched:
-        done = Dispatched()
+
+class _Course:
+    """One dispatch under way."""
+
+    def __init__(self, order: Dispatch, connection: psycopg.Connection, parties: pd.DataFrame) -> None:
+        self.connection = connection
+        self.parties = parties
+        self.day, self.by, self.clock = order.day, order.run, order.clock
+        self.processor, self.policy, self.zone = order.processor, order.policy, order.zone
+        self.sleep, self.progress = order.sleep, order.progress
+        # One rate, one number of requests under way and one breaker for all that a dispatch asks and sends.
+        self.lane = Lane(self.processor.capabilities, self.sleep)
+        self.breaker = Breaker(self.processor.name, self.policy.dispatch)
+        self.done = Dispatched()
+        self.doubts: list[str] = []
+        self.told_at = self.clock()
+
+    async def run(self) -> Dispatched:
         name = self.processor.name
-        store.check_ledger(connection)
-        store.abandon_unanswered(connection, self.day, name, self.run)
-        store.give_up_expired(connection, self.day, name, self.clock(), self.run)
+        store.check_ledger(self.connection)
+        store.abandon_unanswered(self.connection, self.day, name, self.by)
+        store.give_up_expired(self.connection, self.day, name, self.clock(), self.by)
         async with self.processor:
-            # One rate and one number of requests under way for all that a dispatch asks and sends.
-            lane = _Lane(self.processor.capabilities, self.sleep)
-            await self._resolve(connection, parties, lane, done)
-            # What was sent before asks the gate too: a hold may have come since.
-            before = store.unavailable(connection, self.day, name, self.clock())
-            again = store.may_leave_again(connection, self.day, before, parties, self.run)
-            fits = store.within_limits_again(connection, again, self.zone, self.policy)
-            done.waiting += len(again) - len(fits)
-            if fits:
-                await self._send(connection, store.begin_again(connection, self.day, fits, self.run), lane, done)
-            done.cancelled = store.refuse_unpayable(connection, self.day, name, parties, self.run)
-            await self._send_approved(connection, parties, lane, done)
-        return done
+            await self.resolve()
+            await self.send_again()
+            self.done.cancelled += store.refuse_unpayable(self.connection, self.day, name, self.parties, self.by)
+            await self.send_approved()
+        self.done.stopped, self.done.doubts = self.breaker.why, _first_of(self.doubts)
+        return self.done
 
-    async def _send_approved(
-        self, connection: psycopg.Connection, parties: pd.DataFrame, lane: _Lane, done: Dispatched
-    ) -> None:
-        approved = store.approved(connection, self.day, self.processor.name, self.zone, self.policy)
-        done.waiting += int((~approved["fits"]).sum())
-        approved = approved[approved["fits"]].reset_index(drop=True)
-        size = self.policy.dispatch.batch_size
-        told_at = began_at = self.clock()
-        for start in range(0, len(approved), size):
-            if done.stopped:
-                done.waiting += len(approved) - start
-                return
-            batch = approved.iloc[start : start + size].reset_index(drop=True)
-            execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
-            requests = [
-                self.processor.encode(
-                    PayoutRequest(
-                        instruction_id=row["instruction_id"],
-                        idempotency_key=row["instruction_id"],
-                        direction=Direction(row["direction"]),
-                        amount_minor=int(row["amount_minor"]),
-                        currency=row["currency"],
-                        token=row["token"],
-                        execute_on=execute,
-                    )
-                )
-                for row, execute in zip(batch.to_dict("records"), execute_on, strict=True)
+    # What was sent before ---------------------------------------------------------------------------------------------
+
+    async def resolve(self) -> None:
+        """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
+        asked = store.unknown(self.connection, self.day, self.processor.name)
+        began_at, gone = self.clock(), 0
+        for batch in self.breaker.batches(asked):
+            answers = await asyncio.gather(*(self.look_up(attempt) for attempt in batch))
+            looked_up = [answer for answer in answers if answer is not None]
+            alive = {attempt.instruction_id for attempt in batch if self.clock() < attempt.not_after}
+            never_seen = [
+                each.instruction_id
+                for each in looked_up
+                if each.answer == "never_seen" and each.instruction_id in alive
             ]
+            again = set(store.may_leave_again(self.connection, self.day, never_seen, self.parties, self.by))
+            moves = [
+                (each.instruction_id, *_MOVES[each.answer])
+                for each in looked_up
+                if each.answer in _MOVES and (each.answer != "never_seen" or each.instruction_id in again)
+            ]
+            frame = pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"], dtype=object)
+            store.resolve(self.connection, self.day, looked_up, frame, self.by)
+            self.doubts += [each.message or "" for each in looked_up if each.answer == "doubtful"]
+            self.done.resolved += len(moves)
+            gone += len(batch)
+            self.tell("looked up", gone, len(asked), began_at)
+        self.done.unknown = len(asked) - self.done.resolved
+
+    async def look_up(self, attempt: Attempt) -> LookedUp | None:
+        """Ask about one; None once nobody is asked any more. What has no answer is asked about by the next dispatch."""
+        async with self.lane:
+            if self.breaker.why:
+                return None
+            found = await self.ask(attempt)
+        self.breaker.judge(failed=found.answer == "unanswered")
+        return found
+
+    async def ask(self, attempt: Attempt) -> LookedUp:
+        key = attempt.idempotency_key
+        try:
+            told = await self.processor.look_up(key)
+        except ProcessorUnavailableError as error:
+            return LookedUp(attempt.instruction_id, "unanswered", message=str(error))
+        except PayoutOutcomeUnknownError as error:
+            return LookedUp(attempt.instruction_id, "doubtful", message=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever an adapter fails at, the others are asked about
+            return LookedUp(attempt.instruction_id, "doubtful", message=_unforeseen(self.processor.name, key, error))
+        about = (attempt.instruction_id, told.processor_reference, told.code, told.request_sha256)
+        if told.request_sha256 not in (None, hashlib.sha256(attempt.request).hexdigest()):
+            words = (
+                f"{self.processor.name}: key {key} stands for another request than ours. What became of ours a person "
+                "must find out; it stays unknown."
+            )
+            return LookedUp(about[0], "doubtful", *about[1:], words)
+        return LookedUp(about[0], str(told.status), *about[1:], told.message)
+
+    async def send_again(self) -> None:
+        """Send again what was never accepted; it asks the gate too, for a hold or a correction may have come since."""
+        before = store.unavailable(self.connection, self.day, self.processor.name, self.clock())
+        began_at, gone = self.clock(), 0
+        for batch in self.breaker.batches(before):
+            again = store.may_leave_again(self.connection, self.day, list(batch), self.parties, self.by)
+            fits = store.within_limits_again(self.connection, again, self.zone, self.policy)
+            self.done.waiting += len(again) - len(fits)
+            if fits:
+                await self.send(store.begin_again(self.connection, self.day, fits, self.by))
+            gone += len(batch)
+            self.tell("sent again", gone, len(before), began_at)
+        self.done.waiting += len(before) - gone
+
+    # What is sent for the first time ----------------------------------------------------------------------------------
+
+    async def send_approved(self) -> None:
+        approved = store.approved(self.connection, self.day, self.processor.name, self.zone, self.policy)
+        self.done.waiting += int((~approved["fits"]).sum())
+        approved = approved[approved["fits"]].reset_index(drop=True)
+        began_at, gone = self.clock(), 0
+        for places in self.breaker.batches(range(len(approved))):
+            gone += len(places)
+            batch, requests = self.encoded(approved.iloc[list(places)].reset_index(drop=True))
+            execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
             window = sendable_for(self.processor.capabilities.key_lifetime, self.policy)
             not_after = self.clock() + window
             # The gate looks once more: the batches before took their time.
             attempts, refused = store.begin(
-                connection, self.day, batch, requests, execute_on, not_after, window, parties, self.run
+                self.connection, self.day, batch, requests, execute_on, not_after, window, self.parties, self.by
             )
-            done.sent += len(attempts)
-            done.cancelled += refused
-            await self._send(connection, attempts, lane, done)
-            now = self.clock()
-            if now - told_at >= _TOLD_EVERY:
-                told_at = now
-                self.progress(_how_far(min(start + size, len(approved)), len(approved), now - began_at, done))
+            self.done.sent += len(attempts)
+            self.done.cancelled += refused
+            await self.send(attempts)
+            self.tell("instructions", gone, len(approved), began_at)
+        self.done.waiting += len(approved) - gone
 
-    async def _send(
-        self, connection: psycopg.Connection, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched
-    ) -> None:
+    def encoded(self, batch: pd.DataFrame) -> tuple[pd.DataFrame, list[bytes]]:
+        """Give the bytes to send; an instruction that cannot be written is cancelled, alone."""
+        requests: list[bytes] = []
+        faults: dict[str, str] = {}
+        for row in batch.to_dict("records"):
+            request = PayoutRequest(
+                instruction_id=row["instruction_id"],
+                idempotency_key=row["instruction_id"],
+                direction=Direction(row["direction"]),
+                amount_minor=int(row["amount_minor"]),
+                currency=row["currency"],
+                token=row["token"],
+                execute_on=execution_day(row["sweep_day"], self.day),
+            )
+            try:
+                requests.append(self.processor.encode(request))
+            except Exception as error:  # noqa: BLE001 - whatever an adapter fails at, the others are sent
+                faults[row["instruction_id"]] = f"{self.processor.name} cannot be asked for it: {_named(error)}"
+        if faults:
+            self.done.cancelled += store.refuse_unwritable(self.connection, self.day, faults, self.by)
+            self.doubts += [f"instruction {each} was cancelled: {why}." for each, why in faults.items()]
+        return batch[~batch["instruction_id"].isin(list(faults))].reset_index(drop=True), requests
+
+    async def send(self, attempts: Sequence[Attempt]) -> None:
         """Send committed attempts; what was definitely not accepted is tried again, as an attempt of its own."""
         began_at = self.clock()
         for retry in range(self.policy.dispatch.retries + 1):
-            outcomes = await self._send_once(attempts, lane, done)
-            store.finish(connection, self.day, outcomes, self.run)
-            done.acknowledged += sum(outcome.outcome == "acknowledged" for outcome in outcomes)
-            done.rejected += sum(outcome.outcome == "rejected" for outcome in outcomes)
-            done.unknown += sum(outcome.outcome == "unknown" for outcome in outcomes)
+            outcomes = await asyncio.gather(*(self.send_one(attempt) for attempt in attempts))
+            store.finish(self.connection, self.day, outcomes, self.by)
+            self.done.acknowledged += sum(outcome.outcome == "acknowledged" for outcome in outcomes)
+            self.done.rejected += sum(outcome.outcome == "rejected" for outcome in outcomes)
+            self.done.unknown += sum(outcome.outcome == "unknown" for outcome in outcomes)
             again = [o.attempt.instruction_id for o in outcomes if o.outcome in ("unavailable", "not_sent")]
             if not again:
                 return
@@ -200,106 +280,50 @@ class Dispatch:
             # Full jitter: many senders that failed together do not come back together.
             pause_s = asked_s + random.uniform(0, 0.2 * 2**retry)  # noqa: S311 - no secret depends on it
             too_late = self.clock() - began_at + timedelta(seconds=pause_s) > _RETRIED_FOR
-            if done.stopped or retry == self.policy.dispatch.retries or asked_s > _LONGEST_PAUSE_S or too_late:
-                done.unavailable += len(again)
+            if self.breaker.why or retry == self.policy.dispatch.retries or asked_s > _LONGEST_PAUSE_S or too_late:
+                self.done.unavailable += len(again)
                 return
             await self.sleep(pause_s)
-            attempts = store.begin_again(connection, self.day, again, self.run)
+            attempts = store.begin_again(self.connection, self.day, again, self.by)
 
-    async def _send_once(self, attempts: Sequence[Attempt], lane: _Lane, done: Dispatched) -> list[Outcome]:
-        async def send(attempt: Attempt) -> Outcome:
-            async with lane:
-                if done.stopped:
-                    return Outcome(attempt, "not_sent", message=done.stopped)
-                outcome = await self._submit(attempt)
-                self._judge(outcome, done)
-                return outcome
+    async def send_one(self, attempt: Attempt) -> Outcome:
+        async with self.lane:
+            if self.breaker.why:
+                return Outcome(attempt, "not_sent", message=self.breaker.why)
+            outcome = await self.submit(attempt)
+        self.breaker.judge(failed=outcome.outcome in ("unavailable", "unknown"))
+        return outcome
 
-        return await asyncio.gather(*(send(attempt) for attempt in attempts))
-
-    async def _submit(self, attempt: Attempt) -> Outcome:
+    async def submit(self, attempt: Attempt) -> Outcome:
         if self.clock() >= attempt.not_after:
             return Outcome(attempt, "unknown", message="its deadline passed: its key may have died at the processor")
+        key = attempt.idempotency_key
         try:
-            acknowledgement = await self.processor.submit(attempt.request, attempt.idempotency_key)
+            acknowledgement = await self.processor.submit(attempt.request, key)
         except PayoutRejectedError as error:
             return Outcome(attempt, "rejected", code=error.code, message=str(error))
         except ProcessorUnavailableError as error:
             return Outcome(attempt, "unavailable", message=str(error), retry_after_s=error.retry_after_s)
         except PayoutOutcomeUnknownError as error:
             return Outcome(attempt, "unknown", message=str(error))
+        except Exception as error:  # noqa: BLE001 - whatever an adapter fails at, it may have been carried out
+            words = _unforeseen(self.processor.name, key, error)
+            self.doubts.append(words)
+            return Outcome(attempt, "unknown", message=words)
         return Outcome(attempt, "acknowledged", processor_reference=acknowledgement.processor_reference)
 
-    def _judge(self, outcome: Outcome, done: Dispatched) -> None:
-        """Open the breaker after a run of failures; one rejected instruction is no failure of the processor."""
-        if outcome.outcome in ("unavailable", "unknown"):
-            done._failures_in_a_row += 1
-            if done._failures_in_a_row >= self.policy.dispatch.breaker_failures and not done.stopped:
-                done.stopped = (
-                    f"{self.processor.name} failed {done._failures_in_a_row} times in a row: dispatch stopped, and the "
-                    "rest was left untouched. It goes on with the next run."
-                )
-        else:
-            done._failures_in_a_row = 0
-
-    async def _resolve(
-        self, connection: psycopg.Connection, parties: pd.DataFrame, lane: _Lane, done: Dispatched
-    ) -> None:
-        """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
-        asked = store.unknown(connection, self.day, self.processor.name)
-
-        async def ask(attempt: Attempt) -> LookedUp:
-            async with lane:
-                return await self._look_up(attempt)
-
-        looked_up = await asyncio.gather(*(ask(attempt) for attempt in asked))
-        alive = {attempt.instruction_id for attempt in asked if self.clock() < attempt.not_after}
-        never_seen = [
-            each.instruction_id for each in looked_up if each.answer == "never_seen" and each.instruction_id in alive
-        ]
-        again = set(store.may_leave_again(connection, self.day, never_seen, parties, self.run))
-        moves = [
-            (each.instruction_id, *_MOVES[each.answer])
-            for each in looked_up
-            if each.answer in _MOVES and (each.answer != "never_seen" or each.instruction_id in again)
-        ]
-        store.resolve(
-            connection,
-            self.day,
-            looked_up,
-            pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"], dtype=object),
-            self.run,
-        )
-        doubts = [each.message or "" for each in looked_up if each.answer == "doubtful"]
-        done.doubts = _first_of(doubts)
-        done.resolved = len(moves)
-        done.unknown = len(asked) - len(moves)
-
-    async def _look_up(self, attempt: Attempt) -> LookedUp:
-        """Ask about one; one that is not answered stays unknown and is asked about again by the next dispatch."""
-        try:
-            told = await self.processor.look_up(attempt.idempotency_key)
-        except ProcessorUnavailableError as error:
-            return LookedUp(attempt.instruction_id, "unanswered", message=str(error))
-        except PayoutOutcomeUnknownError as error:
-            return LookedUp(attempt.instruction_id, "doubtful", message=str(error))
-        if told.request_sha256 not in (None, hashlib.sha256(attempt.request).hexdigest()):
-            return LookedUp(
-                attempt.instruction_id,
-                "doubtful",
-                told.processor_reference,
-                told.code,
-                told.request_sha256,
-                f"{self.processor.name}: key {attempt.idempotency_key} stands for another request than ours. What "
-                "became of ours a person must find out; it stays unknown.",
-            )
-        return LookedUp(
-            attempt.instruction_id,
-            str(told.status),
-            told.processor_reference,
-            told.code,
-            told.request_sha256,
-            told.message,
+    def tell(self, what: str, gone: int, of: int, began_at: datetime) -> None:
+        """Say how far a long dispatch has come, every few seconds."""
+        now = self.clock()
+        if now - self.told_at < _TOLD_EVERY:
+            return
+        self.told_at = now
+        took_s = max((now - began_at).total_seconds(), 0.001)
+        done = self.done
+        self.progress(
+            f"{gone} of {of} {what}, {gone / took_s:.0f} a second, {of - gone} left: {done.acknowledged} acknowledged, "
+            f"{done.rejected} rejected, {done.unknown} without an answer, {done.unavailable} to be sent again, "
+            f"{done.cancelled} cancelled"
         )
 
 
@@ -311,38 +335,17 @@ _MOVES = {
 }
 
 
-def _first_of(doubts: Sequence[str], at_most: int = 10) -> str:
-    more = len(doubts) - at_most
-    return " ".join([*sorted(doubts)[:at_most], *([f"And {more} more."] if more > 0 else [])])
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
-def _how_far(gone: int, of: int, took: timedelta, done: Dispatched) -> str:
+def _unforeseen(processor: str, key: str, error: Exception) -> str:
     return (
-        f"{gone} of {of} instructions, {gone / took.total_seconds():.0f} a second, {of - gone} left: "
-        f"{done.acknowledged} acknowledged, {done.rejected} rejected, {done.unknown} without an answer, "
-        f"{done.unavailable} to be sent again, {done.cancelled} cancelled"
+        f"{processor}: key {key}: {_named(error)}. It may have been carried out: it stays locked, and is looked up by "
+        "the next dispatch. This is a defect of the adapter: report it."
     )
 
 
-class _Lane:
-    """Lets calls through one after the other, at most so many a second, evenly, and at most so many at once."""
-
-    def __init__(self, capabilities: Capabilities, sleep: Sleep) -> None:
-        self._slots = asyncio.Semaphore(capabilities.max_concurrency)
-        self._gap_s = 1 / capabilities.requests_per_second
-        self._next_s = 0.0
-        self._sleep = sleep
-
-    async def __aenter__(self) -> None:
-        await self._slots.acquire()
-        now = asyncio.get_running_loop().time()
-        self._next_s = max(self._next_s, now - 0.05) + self._gap_s
-        if self._next_s > now:
-            try:
-                await self._sleep(self._next_s - now)
-            except BaseException:
-                self._slots.release()
-                raise
-
-    async def __aexit__(self, *_error: object) -> None:
-        self._slots.release()
+def _first_of(doubts: Sequence[str], at_most: int = 10) -> str:
+    more = len(doubts) - at_most
+    return " ".join([*sorted(doubts)[:at_most], *([f"And {more} more."] if more > 0 else [])])

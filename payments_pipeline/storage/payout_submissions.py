@@ -7,7 +7,7 @@ Belongs here: the two transactions around each sending. Does not belong here: wh
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -22,7 +22,7 @@ from payments_pipeline.domain.lifecycle import State
 from payments_pipeline.domain.payout_submissions import submission_entries, within_limits
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.storage.dispatch_gate import faults, refuse
-from payments_pipeline.storage.payout_instructions import release, write_events
+from payments_pipeline.storage.payout_instructions import cancel, release, write_events
 from payments_pipeline.storage.postgres import Lock, RunInfo, copy_frame, read_frame, transaction_lock
 
 _STRING, _INT, _DATE = pa.string(), pa.int64(), pa.date32()
@@ -162,6 +162,30 @@ def refuse_unpayable(
             (day, processor),
         ).fetchall()
         return len(refuse(cursor, day, [row[0] for row in rows], parties, run))
+
+
+def refuse_unwritable(connection: psycopg.Connection, day: date, faults: Mapping[str, str], run: RunInfo) -> int:
+    """Cancel approved instructions that no request can be written for; their items wait for a later day's sweep.
+
+    Args:
+        connection: of the dispatch.
+        day: dispatching day.
+        faults: why, in words, by instruction.
+        run: who dispatches.
+
+    Returns:
+        How many were cancelled.
+    """
+    with connection.transaction(), connection.cursor() as cursor:
+        transaction_lock(cursor, Lock.INSTRUCTIONS)
+        rows = cursor.execute(
+            """SELECT instruction_id, state, seq FROM instruction_states
+               WHERE state = 'approved' AND instruction_id = ANY(%s::uuid[])""",
+            (list(faults),),
+        ).fetchall()
+        for row in rows:
+            cancel(cursor, [row], day=day, actor="gate", reason=faults[str(row[0])], by_sweep=False, run=run)
+    return len(rows)
 
 
 def may_leave_again(

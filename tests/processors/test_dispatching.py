@@ -311,9 +311,145 @@ def test_the_breaker_stops_the_dispatch_and_leaves_the_rest_untouched(zone):
     done = zone.dispatch(parties, processor, policy=careful)
     assert "failed 4 times in a row" in done.stopped
     assert len(processor.requests) == 4
-    assert (done.sent, done.unavailable, done.waiting) == (5, 5, 17)
-    assert sorted(zone.states().values()) == ["approved"] * 17 + ["submitting"] * 5
+    assert (done.sent, done.unavailable, done.waiting) == (4, 4, 18)
+    assert sorted(zone.states().values()) == ["approved"] * 18 + ["submitting"] * 4
     assert zone.dispatch(parties, FakeProcessor(), policy=careful).acknowledged == 22
+
+
+@pytest.mark.rule("dispatch/breaker")
+def test_an_answer_between_failures_begins_the_run_anew(zone):
+    parties = many_approved(zone, 20)
+    careful = policy(dispatch={"batch_size": 5, "breaker_failures": 4, "retries": 0})
+    processor = FakeProcessor(capabilities=Capabilities(dt.timedelta(hours=24), 1, 100_000, 1.0))
+    processor.answer = lambda key: UNAVAILABLE(key) if len(processor.requests) % 4 else None
+    done = zone.dispatch(parties, processor, policy=careful)
+    assert (done.stopped, done.acknowledged, done.unavailable) == ("", 5, 17)
+
+
+@pytest.mark.rule("dispatch/breaker")
+def test_a_processor_that_fails_in_the_middle_touches_no_more_than_a_batch(zone):
+    parties = many_approved(zone, 40)
+    careful = policy(dispatch={"batch_size": 16, "breaker_failures": 4, "retries": 0})
+    processor = FakeProcessor()
+    processor.answer = lambda key: UNAVAILABLE(key) if len(processor.requests) > 10 else None
+    done = zone.dispatch(parties, processor, policy=careful)
+    assert (done.acknowledged, done.sent, done.waiting) == (10, 20, 22)  # batches of 4 and of 16
+    assert zone.value("SELECT count(*) FROM instruction_states WHERE state = 'approved'") == 22
+    processor.answer = lambda _key: None
+    assert zone.dispatch(parties, processor, policy=careful).acknowledged == 32
+
+
+@pytest.mark.rule("dispatch/breaker")
+def test_look_ups_without_an_answer_open_the_breaker_and_nothing_is_sent(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    zone.owe(NEXT, b=500)
+    zone.sweep(PARTIES, NEXT)
+    careful = policy(dispatch={"breaker_failures": 2})
+    processor = FakeProcessor(look=UNAVAILABLE)
+    done = zone.dispatch(PARTIES, processor, NEXT, careful)
+    assert "failed 2 times in a row" in done.stopped
+    assert (done.unknown, done.waiting, processor.requests) == (2, 1, [])
+    assert zone.rows("SELECT answer, count(*) FROM payout_look_ups GROUP BY 1") == [("unanswered", 2)]
+
+
+@pytest.mark.rule("dispatch/no-transaction")
+def test_nobody_is_looked_up_within_a_transaction(zone):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    open_then: list[int] = []
+
+    def look(_key: str) -> None:
+        open_then.append(
+            zone.value(
+                """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+                   AND pid <> pg_backend_pid() AND state = 'idle in transaction'"""
+            )
+        )
+
+    zone.dispatch(PARTIES, FakeProcessor(look=look), NEXT)
+    assert open_then == [0, 0]
+
+
+@pytest.mark.rule("dispatch/bad-one")
+@pytest.mark.parametrize("error", [ValueError("no digits"), KeyError("id"), RuntimeError("loop")], ids=type)
+def test_whatever_an_adapter_fails_at_the_others_are_sent_and_that_one_is_looked_up(zone, error):
+    parties = many_approved(zone, 4)
+    bad = zone.instruction("a")
+    processor = FakeProcessor(answer=lambda key: raising(error)(key) if key == bad else None)
+    done = zone.dispatch(parties, processor)
+    assert (done.acknowledged, done.unknown) == (5, 1)
+    assert type(error).__name__ in done.doubts
+    assert zone.states()[f"a {DAY}"] == "unknown"
+    processor.look = lambda key: raising(error)(key)
+    again = zone.dispatch(parties, processor, NEXT)
+    assert (again.unknown, zone.states()[f"a {DAY}"]) == (1, "unknown")
+    assert type(error).__name__ in again.doubts
+    processor.answer = processor.look = lambda _key: None
+    assert zone.dispatch(parties, processor, LATER[1]).acknowledged == 1
+
+
+@pytest.mark.rule("dispatch/bad-one")
+def test_an_instruction_that_no_request_can_be_written_for_is_cancelled_alone(zone):
+    class Mute(FakeProcessor):
+        def encode(self, request):
+            if request.amount_minor == 600:
+                raise OverflowError("more digits than the processor takes")
+            return super().encode(request)
+
+    processor = Mute()
+    done = zone.dispatch(PARTIES, processor)
+    assert (done.cancelled, done.acknowledged) == (1, 1)
+    assert "OverflowError: more digits" in done.doubts
+    assert zone.states() == {f"a {DAY}": "cancelled", f"d {DAY}": "submitted"}
+    assert zone.open_items() == {"a": 600}
+
+
+@pytest.mark.rule("dispatch/retries")
+def test_what_is_unavailable_is_tried_again_after_pauses_that_grow_and_are_never_alike(zone):
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    patient = policy(dispatch={"retries": 6, "breaker_failures": 1000})
+    for _ in range(5):
+        zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), policy=patient, sleep=sleep)
+    rounds = [slept[start : start + 6] for start in range(0, 30, 6)]
+    assert len(set(slept)) == 30
+    assert all(0 <= pause <= 0.2 * 2**retry for pauses in rounds for retry, pause in enumerate(pauses))
+    assert sum(pauses[5] for pauses in rounds) > 4 * sum(pauses[0] for pauses in rounds)
+
+
+@pytest.mark.rule("dispatch/up-to-its-day")
+def test_a_dispatch_neither_asks_about_nor_sends_again_what_is_of_a_later_day(zone):
+    zone.owe(NEXT, b=500)
+    zone.sweep(PARTIES, NEXT)
+    unknown_of_next = zone.instruction("b", NEXT)
+    processor = FakeProcessor(answer=lambda key: UNKNOWN(key) if key == unknown_of_next else UNAVAILABLE(key))
+    zone.dispatch(PARTIES, processor, NEXT, ONCE)
+    assert sorted(zone.states().values()) == ["submitting", "submitting", "unknown"]
+    zone.owe(LATER[2], c=500)
+    zone.sweep(PARTIES, LATER[2])
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNAVAILABLE), LATER[2], ONCE)
+    today = FakeProcessor()
+    zone.dispatch(PARTIES, today, DAY)
+    assert sorted(keys(today)) == sorted([zone.instruction("a"), zone.instruction("d")])
+    assert today.looked_up == []
+
+
+@pytest.mark.rule("dispatch/progress")
+def test_long_look_ups_say_how_far_they_have_come(zone):
+    parties = many_approved(zone, 12)
+    small = policy(dispatch={"batch_size": 2})
+    zone.dispatch(parties, FakeProcessor(answer=UNKNOWN), policy=policy(dispatch={"retries": 0}))
+    start, calls, told = utc_now(), [0], []
+
+    def a_second_a_look() -> dt.datetime:
+        calls[0] += 1
+        return start + dt.timedelta(seconds=calls[0])
+
+    zone.dispatch(parties, FakeProcessor(), NEXT, small, clock=a_second_a_look, progress=told.append)
+    assert any(re.match(r"\d+ of 14 looked up, \d+ a second, \d+ left", words) for words in told)
+    assert any(re.match(r"\d+ of 14 sent again", words) for words in told)
 
 
 @pytest.mark.rule("dispatch/breaker")

@@ -130,14 +130,14 @@ ANY_NET = PostgresEdit(
 
 SENT_FIRST = Edit(
     dispatch,
-    "Dispatch._send_approved",
+    "_Course.send_approved",
     "attempts, refused = store.begin(",
     "attempts, refused = "
     "(lambda *_: ([Attempt(k, 1, k, r, not_after) for k, r in zip(batch.instruction_id, requests)], 0))(",
 )
 _NO_ANSWER = 'except PayoutOutcomeUnknownError as error:\n        return Outcome(attempt, "unknown"'
-UNKNOWN_FAILED = Edit(dispatch, "Dispatch._submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"rejected"'))
-UNKNOWN_AGAIN = Edit(dispatch, "Dispatch._submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"unavailable"'))
+UNKNOWN_FAILED = Edit(dispatch, "_Course.submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"rejected"'))
+UNKNOWN_AGAIN = Edit(dispatch, "_Course.submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"unavailable"'))
 NEW_KEY = Edit(
     submitting, "begin_again", "attempt_no + 1, idempotency_key,", "attempt_no + 1, idempotency_key || '.2',"
 )
@@ -172,7 +172,7 @@ CANCELLED_TOO = (
     Edit(submitting, "begin", "WHERE state = 'approved' AND", "WHERE state IN ('approved', 'cancelled') AND"),
     Edit(gate, "refuse", "found = faults(cursor, instruction_ids, parties)", "found: list[Fault] = []"),
 )
-COLLECTION_PAYS = Edit(dispatch, "Dispatch._send_approved", 'Direction(row["direction"])', "Direction.CREDIT")
+COLLECTION_PAYS = Edit(dispatch, "_Course.encoded", 'Direction(row["direction"])', "Direction.CREDIT")
 _FREEING = 'release(cursor, failed["instruction_id"].tolist(), day=day, by_sweep=False, run=run)'
 FREED_TWICE = Edit(submitting, "_move", _FREEING, f"for _ in range(2):\n            {_FREEING}")
 NEVER_FREED = Edit(submitting, "_move", _FREEING, "pass")
