@@ -41,10 +41,10 @@ def reconcile(
             closing balance).
         instructions: instruction_id, currency, expected_minor, actual_minor (both in the instruction's direction),
             since_on, overdue (no outcome though its date is past): those that the day's report is about, those that
-            broke the day before, and the overdue ones.
+            broke before and still are, and the overdue ones.
         unmatched: subject_id, currency, amount_minor, since_on, note of cash that belongs to nothing.
-        breaks: match_id, words, since_on of the day's posting breaks.
-        before: subject_type, subject_id, currency, since_on of the breaks of the day before.
+        breaks: match_id, words, since_on of the posting breaks of this day and before.
+        before: subject_type, subject_id, currency, since_on of the breaks of the last date reconciled before.
 
     Returns:
         Frame of `schemas.RECONCILIATION`.
@@ -97,7 +97,7 @@ def _rows(day: date, subject_type: str, words: str, frame: pd.DataFrame, always:
 
 
 def _aged(day: date, frame: pd.DataFrame, before: pd.DataFrame) -> pd.DataFrame:
-    """A break that stood the day before is as old as it was; any other begins when its own facts say."""
+    """A break that stood on the last date before is as old as it was; any other begins when its own facts say."""
     keys = ["subject_type", "subject_id", "currency"]
     known = frame.merge(before.rename(columns={"since_on": "known_on"}), on=keys, how="left")
     older = known["status"].eq("break") & known["known_on"].notna()

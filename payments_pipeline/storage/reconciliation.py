@@ -5,7 +5,7 @@ Belongs here: the queries. Does not belong here: what is compared and said of it
 
 from __future__ import annotations
 
-from datetime import date, timedelta
+from datetime import date
 
 import pandas as pd
 import pyarrow as pa
@@ -35,7 +35,9 @@ _CASH = """
 """
 
 #: Instructed and settled up to the day, in the instruction's direction; what failed or came back is to have moved
-#: nothing. The state is the day's, not today's, so that a day reconciled again says the same.
+#: nothing. The state is the day's, not today's, so that a day reconciled again says the same. Those that the day's report
+#: is about, the overdue ones, and those that any day before found broken and of which something still is in transit,
+#: whichever day was run when. What was paid beyond an instruction is an item against its party from then on.
 _INSTRUCTIONS = """
     SELECT i.instruction_id, i.currency,
            CASE WHEN s.state IN ('failed', 'returned') THEN 0 ELSE i.amount_minor END,
@@ -55,11 +57,15 @@ _INSTRUCTIONS = """
         SELECT instruction_id FROM report_lines WHERE processor = {processor} AND report_date = {day}
         UNION ALL
         SELECT p.subject_id::uuid FROM reconciliation p
-        WHERE p.report_date = {yesterday} AND p.subject_type = 'instruction' AND p.status = 'break'
+        WHERE p.report_date < {day} AND p.subject_type = 'instruction' AND p.status = 'break'
         UNION ALL
         SELECT late.instruction_id FROM instruction_states waiting JOIN payout_attempts late USING (instruction_id)
         WHERE waiting.state IN ('submitting', 'submitted', 'unknown') AND late.attempt_no = 1
           AND late.execute_on <= {day}::date - {overdue_days}::integer)
+      AND (s.state IN ('submitting', 'submitted', 'unknown')
+           OR coalesce(l.cash_minor, 0) * CASE i.direction WHEN 'credit' THEN -1 ELSE 1 END
+              < CASE WHEN s.state IN ('failed', 'returned') THEN 0 ELSE i.amount_minor END
+           OR EXISTS (SELECT FROM report_lines t WHERE t.instruction_id = i.instruction_id AND t.report_date = {day}))
 """
 
 _UNMATCHED = """
@@ -71,12 +77,13 @@ _UNMATCHED = """
 _BREAKS = """
     SELECT b.match_id, b.words, b.match_day
     FROM posting_breaks b
-    WHERE b.match_day = {day} AND b.seq = (SELECT max(seq) FROM day_postings WHERE match_day = {day})
+    WHERE b.match_day <= {day} AND b.seq = (SELECT max(seq) FROM day_postings WHERE match_day = b.match_day)
 """
 
+#: What was broken when the last date before this one was reconciled.
 _BEFORE = """
     SELECT subject_type, subject_id, currency, since_on FROM reconciliation
-    WHERE report_date = {yesterday} AND status = 'break'
+    WHERE report_date = (SELECT max(report_date) FROM reconciliation WHERE report_date < {day}) AND status = 'break'
 """
 
 
@@ -91,7 +98,6 @@ def reconcile_day(url: str, day: date, processor: str, policy: Policy) -> pd.Dat
     """
     parameters = {
         "day": day,
-        "yesterday": day - timedelta(days=1),
         "processor": processor,
         "overdue_days": policy.dispatch.overdue_days,
     }

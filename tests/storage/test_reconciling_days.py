@@ -70,17 +70,53 @@ def test_a_day_reconciled_again_after_a_return_says_the_same(zone):
     assert row[["expected_minor", "actual_minor", "status"]].tolist() == [0, 0, "matched"]
 
 
-@pytest.mark.parametrize(("cash", "difference"), [(-500, -100), (-700, 100)])
-def test_paid_short_and_paid_over_are_breaks_that_age_until_mended(zone, cash, difference):
+@pytest.mark.rule("settlement/age")
+def test_paid_short_is_a_break_that_ages_until_mended(zone):
     key = zone.instruction("a")
-    zone.take_in([line(key, cash)], closing_minor=cash)
+    zone.take_in([line(key, -500)], closing_minor=-500)
     _store(zone, NEXT)
     for day in DAYS[2:4]:
         row = _day(zone, day).loc[("instruction", key)]
-        assert (row["difference_minor"], row["age_days"]) == (difference, (day - NEXT).days)
+        assert (row["difference_minor"], row["age_days"]) == (-100, (day - NEXT).days)
         _store(zone, day)
-    zone.take_in([line(key, -600 - cash)], DAYS[4])
+    zone.take_in([line(key, -100)], DAYS[4])
     assert _day(zone, DAYS[4]).loc[("instruction", key), "status"] == "matched"
+    _store(zone, DAYS[4])
+    assert ("instruction", key) not in _day(zone, DAYS[5]).index
+
+
+def test_paid_beyond_is_a_break_of_its_day_and_an_item_against_the_party_from_then_on(zone):
+    key = zone.instruction("a")
+    zone.take_in([line(key, -700)], closing_minor=-700)
+    row = _day(zone).loc[("instruction", key)]
+    assert (row["status"], row["difference_minor"]) == ("break", 100)
+    _store(zone, NEXT)
+    assert ("instruction", key) not in _day(zone, DAYS[2]).index
+    assert zone.open_items() == {"a": -100}
+
+
+@pytest.mark.rule("settlement/age")
+def test_a_report_that_grew_after_later_days_were_reconciled_is_a_break_of_the_days_to_come(zone):
+    key = zone.instruction("a")
+    for day in DAYS[1:4]:
+        zone.take_in([], day)
+        _store(zone, day)
+    zone.take_in([line(key, -500)], NEXT, closing_minor=-500)
+    _store(zone, NEXT)
+    for day in DAYS[4:7]:
+        row = _day(zone, day).loc[("instruction", key)]
+        assert (row["difference_minor"], row["age_days"]) == (-100, (day - NEXT).days)
+        _store(zone, day)
+
+
+@pytest.mark.rule("settlement/age")
+def test_a_missed_day_that_is_caught_up_later_makes_no_break_younger(zone):
+    key = zone.instruction("a")
+    zone.take_in([line(key, -500)], NEXT, closing_minor=-500)
+    for day in (NEXT, DAYS[3], DAYS[2], DAYS[4]):
+        _store(zone, day)
+        row = _day(zone, day).loc[("instruction", key)]
+        assert (row["difference_minor"], row["age_days"]) == (-100, (day - NEXT).days)
 
 
 def test_an_instruction_without_an_outcome_is_a_break_once_it_is_overdue(zone):
@@ -90,10 +126,12 @@ def test_an_instruction_without_an_outcome_is_a_break_once_it_is_overdue(zone):
     assert (row["status"], row["age_days"], row["actual_minor"]) == ("break", wait, 0)
 
 
-def test_a_match_left_alone_is_a_break_of_its_day(zone):
+def test_a_match_left_alone_is_a_break_that_ages_until_its_day_is_mended(zone):
     zone.post([], [])
     row = _day(zone, DAY).loc[("posting", f"m-{DAY}")]
     assert (row["status"], row["currency"]) == ("break", "")
+    assert _day(zone, DAYS[3]).loc[("posting", f"m-{DAY}"), "age_days"] == 3
+    zone.owe(a=600, d=-400)
     assert ("posting", f"m-{DAY}") not in _day(zone, NEXT).index
 
 
