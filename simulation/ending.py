@@ -10,6 +10,7 @@ from collections import Counter
 from dataclasses import replace
 from datetime import date, timedelta
 
+from payments_pipeline.storage import approvals
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.verify.rules_certificates import CERTIFICATES
 from payments_pipeline.verify.tables import TABLE_RULES
@@ -21,7 +22,7 @@ from simulation.model import Account, shares
 from simulation.rules import RuleBroken, states_of
 from simulation.world import World, policy_of
 
-#: Nobody approves in time, so what was held has expired by then.
+#: What was held has been refused by then, and what was released is free.
 _CALM_AFTER_DAYS = 22
 _CALM_ROUNDS = 8
 #: Rules of `verify` that a world may end in breach of: report lines that belong to nobody wait for a person.
@@ -48,6 +49,8 @@ def calm(world: World) -> None:
     for day in sorted({match.day for match in world.delivered.values()}):
         if day_of(day).isoformat() not in swept:
             _calm_act(world, "sweep", day)
+    for _ in approvals.held(world.database.url):
+        _calm_act(world, "refuse", 0)
     for number in range(_CALM_ROUNDS):
         day = world.days + _CALM_AFTER_DAYS + 3 * number
         _calm_act(world, "sweep", day)

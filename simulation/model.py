@@ -205,7 +205,8 @@ class Model:
             return "revenue missing"
         if match.revision == before.revision and set(before.players) - set(match.players):
             return "participant missing"
-        if shares(before) and match.rules != before.rules and shares(match) != shares(before):
+        asked = bool(shares(before)) or match.revision == before.revision
+        if asked and match.rules != before.rules and shares(match) != shares(before):
             return "rules changed"
         return ""
 

@@ -7,10 +7,11 @@ belong here: locks, tables, how shares are computed.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ WORDS = {
         "lacks {missing}, posted earlier. Deliver the participant again, or a newer revision of the match without."
     ),
     BreakReason.CURRENCY_CHANGED: (
-        "is posted in {posted_currency} and its competition says {currency} now. A competition's currency never "
+        "is in {currency} now, and {competition_id} was posted in {posted_currency}. A competition's currency never "
         "changes: restore it, and start a new competition."
     ),
     BreakReason.RULES_CHANGED: (
@@ -172,6 +173,8 @@ def plan_posting(
     posted_entries: pd.DataFrame,
     accepted_rules: Collection[RuleChange] = (),
     refused_rules: Collection[RuleChange] = (),
+    posted_currencies: Mapping[str, Collection[str]] = MappingProxyType({}),
+    refund_effect: Callable[[pd.DataFrame], pd.DataFrame] | None = None,
 ) -> PostingPlan:
     """Work out what a day's posting writes.
 
@@ -187,6 +190,9 @@ def plan_posting(
         accepted_rules: changes of rules that an approver accepted; one that would be proposed again, word for word, is
             posted.
         refused_rules: those that an approver refused; one that would be proposed again, word for word, is not.
+        posted_currencies: by competition, every currency that anything of it was posted in.
+        refund_effect: gives match_id, account, currency, amount_minor of what posting entries (columns of
+            `ledger_entries`) would post of refunds besides; None where no refund was accepted of these matches.
 
     Returns:
         The plan; empty where the day says what is posted already.
@@ -208,8 +214,10 @@ def plan_posting(
     differs = state["match_id"].isin(deltas["match_id"].unique())
     has_shares = state["match_id"].isin(current["match_id"].unique())
     state["posting_no"] = state["posted_posting_no"].fillna(0).astype("int64") + 1
+    state["other_currency"] = _other_currencies(state, posted_currencies)
     reasons, details = _break_reasons(day, state, differs)
-    changes = rule_changes(day, state[reasons.eq(BreakReason.RULES_CHANGED)], deltas)
+    waiting = state[reasons.eq(BreakReason.RULES_CHANGED)]
+    changes = rule_changes(day, waiting, _effects(day, deltas, waiting, refund_effect))
     accepted = [match[0] for change in changes if change in accepted_rules for match in change.matches]
     reasons = reasons.mask(state["match_id"].isin(accepted), "")
     refused = [match[0] for change in changes if change in refused_rules for match in change.matches]
@@ -307,6 +315,28 @@ def _state_differs(state: pd.DataFrame) -> pd.Series:
     return differs
 
 
+def _other_currencies(state: pd.DataFrame, posted: Mapping[str, Collection[str]]) -> list[str]:
+    """Give of each match a currency other than its own that it, or anything of its competition, was posted in."""
+    held = state["posted_currency"].where(state["posted_is_open"].eq(True))  # noqa: FBT003 - null counts as not open
+    rows = zip(state["competition_id"], state["currency"], held, strict=True)
+    return [
+        next(iter(sorted({*posted.get(competition_id, ()), *([own] if isinstance(own, str) else [])} - {currency})), "")
+        for competition_id, currency, own in rows
+    ]
+
+
+def _effects(
+    day: date, deltas: pd.DataFrame, waiting: pd.DataFrame, refund_effect: Callable[[pd.DataFrame], pd.DataFrame] | None
+) -> pd.DataFrame:
+    """Give what posting matches that wait would post: of their shares, and of what was refunded of them."""
+    named = ["match_id", "account", "currency", "amount_minor"]
+    mine = deltas[deltas["match_id"].isin(waiting["match_id"])]
+    if refund_effect is None or mine.empty:
+        return mine[named]
+    _, entries = _entries(day, mine, waiting)
+    return pd.concat([mine[named], refund_effect(entries)[named]], ignore_index=True)
+
+
 def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[pd.Series, dict[str, list[str]]]:
     """Give each match its break reason ("" where it may be posted) and the participants that are missing."""
     posted = state["posted_posting_no"].notna()
@@ -329,10 +359,11 @@ def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[
         ),
         (BreakReason.REVENUE_MISSING, state["revenue_minor"].isna() & state["posted_revenue_minor"].notna()),
         (BreakReason.PARTICIPANT_MISSING, state["match_id"].isin(missing)),
-        (BreakReason.CURRENCY_CHANGED, is_open & state["currency"].ne(state["posted_currency"])),
+        (BreakReason.CURRENCY_CHANGED, state["other_currency"].ne("")),
         (
             BreakReason.RULES_CHANGED,
-            is_open & state["rules_hash"].ne(state["posted_rules_hash"]) & differs,
+            # One that nothing is posted of is asked about too, where nothing but the rules is new.
+            posted & (is_open | same_revision) & state["rules_hash"].ne(state["posted_rules_hash"]) & differs,
         ),
     ]
     reasons = np.select(
@@ -357,7 +388,7 @@ def _break_rows(
             revision=row["revision"],
             posted_revision=row["posted_revision"],
             currency=row["currency"],
-            posted_currency=row["posted_currency"],
+            posted_currency=row["other_currency"],
             competition_id=row["competition_id"],
             missing=", ".join(missing.get(row["match_id"], [])),
         )

@@ -169,9 +169,8 @@ class _Course:
                 if each.answer in _MOVES and (each.answer != "never_seen" or each.instruction_id in again)
             ]
             frame = pd.DataFrame(moves, columns=["instruction_id", "to_state", "reason"], dtype=object)
-            store.resolve(self.connection, self.day, looked_up, frame, self.by)
+            self.done.resolved += store.resolve(self.connection, self.day, looked_up, frame, self.by)
             self.doubts += [each.message or "" for each in looked_up if each.answer == "doubtful"]
-            self.done.resolved += len(moves)
             gone += len(batch)
             self.tell("looked up", gone, len(asked), began_at)
         self.done.unknown = len(asked) - self.done.resolved

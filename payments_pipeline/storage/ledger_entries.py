@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 
 import pandas as pd
 import psycopg
@@ -19,7 +20,7 @@ from payments_pipeline.domain.ledger import PostingPlan, plan_posting
 from payments_pipeline.domain.proposals import RuleChange
 from payments_pipeline.storage.approvals import write_proposal
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, day_key, read_frame, session_lock
-from payments_pipeline.storage.refunds import POSTED_LINES, recompute_refunds, write_journals
+from payments_pipeline.storage.refunds import POSTED_LINES, recompute_refunds, refund_effect, write_journals
 
 _STRING, _INT, _DATE, _BOOL = pa.string(), pa.int64(), pa.date32(), pa.bool_()
 
@@ -60,6 +61,15 @@ _POSTED_ENTRIES = """
 _DECIDED_RULES = """
     SELECT decision, content FROM proposals JOIN proposal_decisions USING (proposal_id)
     WHERE kind = 'rule_change' AND content ->> 'match_day' = %s
+"""
+
+
+#: The currencies of competitions, as far as anything of them is posted: the first and the last by name are enough.
+_CURRENCIES = """
+    SELECT c, ARRAY[(SELECT min(m.currency::text) FROM match_postings m WHERE m.competition_id = c),
+                    (SELECT max(m.currency::text) FROM match_postings m WHERE m.competition_id = c)]
+    FROM unnest(%s::text[]) AS c
+    WHERE EXISTS (SELECT FROM match_postings m WHERE m.competition_id = c)
 """
 
 
@@ -152,6 +162,7 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     rejected = day_input.rejected
     rejected = rejected[(rejected["dataset"] == "match_results") & (rejected["outcome"] == "rejected")]
     decided = cursor.execute(_DECIDED_RULES, (day.isoformat(),)).fetchall()
+    currencies = cursor.execute(_CURRENCIES, (day_input.matches["competition_id"].astype(object).unique().tolist(),))
     plan = plan_posting(
         day,
         day_input.matches,
@@ -162,6 +173,8 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
         posted_entries,
         [RuleChange(**content) for decision, content in decided if decision == "accepted"],
         [RuleChange(**content) for decision, content in decided if decision == "refused"],
+        posted_currencies=dict(currencies.fetchall()),
+        refund_effect=partial(refund_effect, cursor, day, posted_entries),
     )
     row = cursor.execute(
         """INSERT INTO day_postings

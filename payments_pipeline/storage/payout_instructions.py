@@ -35,8 +35,13 @@ _CORRECTED = """
     WHERE s.state IN ('created', 'held', 'approved') AND (o.item_id IS NOT NULL OR u.item_id IS NOT NULL)
 """
 
-#: Instructions that waited too long for an approver.
-_EXPIRED = "SELECT instruction_id, state, seq FROM instruction_states WHERE state = 'held' AND since_on <= %s"
+#: Instructions that waited too long for an approver: by the days of sweeps, and by the clock by which an approver is in
+#: time. Days of a backfill go by within minutes.
+_EXPIRED = """
+    SELECT s.instruction_id, s.state, s.seq FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
+    WHERE s.state = 'held' AND s.since_on <= %s
+      AND i.created_at + make_interval(days => i.approval_days) <= clock_timestamp()
+"""
 
 #: What a sweep of {day} may take, each with a reason of its own to wait. Releases and settlements dated on or after the
 #: day are left for later days, so that a second sweep of the day takes nothing that the first could not.
@@ -102,9 +107,12 @@ _ITEMS = """
     FROM open_items o
     WHERE o.day <= {day}
       AND (o.available_after IS NULL OR o.available_after < {day})
-      AND (o.day = {day} OR o.match_id IS NULL OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = o.day)
+      AND (o.match_id IS NULL
+           OR o.kind <> 'refund' AND (o.day = {day} OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = o.day))
+           -- Nothing of a fee is given back before the fee itself was swept, or is by this sweep.
            OR o.kind = 'refund' AND EXISTS (
-               SELECT FROM match_postings m JOIN sweeps s ON s.sweep_day = m.match_day WHERE m.match_id = o.match_id))
+               SELECT FROM match_postings m WHERE m.match_id = o.match_id AND (
+                   m.match_day = {day} OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = m.match_day))))
 """
 _ITEMS_SCHEMA = {
     "item_id": _STRING,

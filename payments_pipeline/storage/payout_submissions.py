@@ -543,8 +543,10 @@ def unavailable(connection: psycopg.Connection, day: date, processor: str, now: 
 
 def resolve(
     connection: psycopg.Connection, day: date, looked_up: Sequence[LookedUp], moves: pd.DataFrame, run: RunInfo
-) -> None:
+) -> int:
     """Write down what look-ups said, and move unknown instructions to where that leads.
+
+    What was never seen stays where it is once its deadline is over by Postgres's clock, or about to be.
 
     Args:
         connection: of the dispatch.
@@ -552,9 +554,12 @@ def resolve(
         looked_up: every look-up, answered or not.
         moves: instruction_id, to_state (submitting, submitted or failed), reason.
         run: who asked.
+
+    Returns:
+        How many were moved.
     """
     if not looked_up:
-        return
+        return 0
     with connection.transaction(), connection.cursor() as cursor:
         transaction_lock(cursor, Lock.INSTRUCTIONS)
         columns = [list(column) for column in zip(*(astuple(each) for each in looked_up), strict=True)]
@@ -571,8 +576,17 @@ def resolve(
             (run.run_id, *columns),
         ).fetchall()
         said = {instruction_id: f'{{"look_up": {number}}}' for instruction_id, number in numbers}
+        over = cursor.execute(
+            """SELECT instruction_id::text FROM payout_attempts
+               WHERE attempt_no = 1 AND not_after <= clock_timestamp() + interval '1 minute'
+                 AND instruction_id = ANY(%s::uuid[])""",
+            (moves.loc[moves["to_state"] == str(State.SUBMITTING), "instruction_id"].tolist(),),
+        ).fetchall()
+        is_over = moves["instruction_id"].isin([row[0] for row in over])
+        moves = moves[~(is_over & moves["to_state"].eq(str(State.SUBMITTING)))]
         moves = moves.assign(evidence=moves["instruction_id"].map(said))
         _move(cursor, day, moves, from_state=State.UNKNOWN, actor="resolver", run=run)
+    return len(moves)
 
 
 def resolve_by_hand(

@@ -35,9 +35,9 @@ _CASH = """
 """
 
 #: Instructed and settled up to the day, in the instruction's direction; what failed or came back is to have moved
-#: nothing. The state is the day's, not today's, so that a day reconciled again says the same. Those that the day's report
-#: is about, the overdue ones, and those that any day before found broken and of which something still is in transit,
-#: whichever day was run when. What was paid beyond an instruction is an item against its party from then on.
+#: nothing. The state is the day's, not today's, so that a day reconciled again says the same. Those that the report of
+#: the day is about, the overdue ones, and those that any day before found broken and of which something still is in
+#: transit, whichever day was run when. What was paid beyond an instruction is an item against its party from then on.
 _INSTRUCTIONS = """
     SELECT i.instruction_id, i.currency,
            CASE WHEN s.state IN ('failed', 'returned') THEN 0 ELSE i.amount_minor END,

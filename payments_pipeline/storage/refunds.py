@@ -203,6 +203,21 @@ def recompute_refunds(
     return plan_refunds(accruals, refunds, _read_posted(cursor, refunds), postings)
 
 
+def refund_effect(cursor: psycopg.Cursor[Any], day: date, posted: pd.DataFrame, entries: pd.DataFrame) -> pd.DataFrame:
+    """Say what posting entries would post of refunds besides: match_id, account, currency, amount_minor.
+
+    Args:
+        cursor: in the posting's transaction, which shares the lock of refunds; its matches are in `day_matches`.
+        day: the day posted.
+        posted: accruals posted before: ENTRY_KEY, recipient, schedule_version, amount_minor.
+        entries: accruals that would be inserted, columns of `ledger_entries`.
+    """
+    matches = entries[["match_id"]].drop_duplicates().assign(posting_no=0)
+    plan = recompute_refunds(cursor, day, posted, entries, matches)
+    found = _NO_ENTRIES if plan is None else plan.entries
+    return found.assign(amount_minor=found["credit_minor"] - found["debit_minor"])
+
+
 def write_journals(cursor: psycopg.Cursor[Any], plan: RefundPlan, run: RunInfo) -> None:
     """Insert a plan's journals; its entries follow in one statement with the corrections that they come from."""
     copy_frame(cursor, "journals", plan.journals, {"kind": "refund"} | run.stamp)
@@ -215,6 +230,7 @@ def _read_posted(cursor: psycopg.Cursor[Any], refunds: pd.DataFrame) -> pd.DataF
     return found[found["refund_id"].isin(refunds["refund_id"])]
 
 
+_NO_ENTRIES = pd.DataFrame(columns=["match_id", "account", "currency", "debit_minor", "credit_minor"], dtype=object)
 _NOTHING_POSTED = pd.DataFrame(
     {name: pd.Series([], dtype="int64" if kind == _INT else object) for name, kind in _POSTED_SCHEMA.items()}
 )

@@ -13,7 +13,7 @@ _CHANGED_RULES = """
         FROM match_postings m
         JOIN match_postings b ON b.match_id = m.match_id AND b.posting_no = m.posting_no - 1
         JOIN journals j ON j.kind = 'accrual' AND j.match_id = m.match_id AND j.posting_no = m.posting_no
-        WHERE b.is_open AND b.rules_hash <> m.rules_hash
+        WHERE (b.is_open OR b.revision = m.revision) AND b.rules_hash <> m.rules_hash
     ), asked AS (
         SELECT match_day, day_seq, competition_id, jsonb_agg(named) AS named,
                jsonb_agg(named || to_jsonb(posting_no) ORDER BY match_id COLLATE "C") AS matches
@@ -24,7 +24,11 @@ _CHANGED_RULES = """
                          ORDER BY account COLLATE "C", currency COLLATE "C") AS effect
         FROM (SELECT c.match_day, c.day_seq, c.competition_id, e.account::text AS account,
                      e.currency::text AS currency, sum(e.credit_minor - e.debit_minor)::bigint AS minor
-              FROM changed c JOIN ledger_entries e USING (journal_id) GROUP BY 1, 2, 3, 4, 5) sums
+              -- What was refunded of it is posted anew with it.
+              FROM changed c JOIN journals a USING (journal_id)
+              JOIN journals j ON j.journal_id = a.journal_id
+                  OR j.kind = 'refund' AND j.match_id = a.match_id AND j.created_xid = a.created_xid
+              JOIN ledger_entries e ON e.journal_id = j.journal_id GROUP BY 1, 2, 3, 4, 5) sums
         WHERE minor <> 0 GROUP BY 1, 2, 3
     )
 """

@@ -156,7 +156,12 @@ def expected_reason(posted: Delivered | None, posted_day: dt.date, now: Delivere
         (now.revenue_minor is None and posted.revenue_minor is not None, BreakReason.REVENUE_MISSING),
         (now.revision == posted.revision and not posted.players <= now.players, BreakReason.PARTICIPANT_MISSING),
         (is_open and now.currency != posted.currency, BreakReason.CURRENCY_CHANGED),
-        (is_open and now.rules != posted.rules and now.amounts() != posted.amounts(), BreakReason.RULES_CHANGED),
+        (
+            (is_open or now.revision == posted.revision)
+            and now.rules != posted.rules
+            and now.amounts() != posted.amounts(),
+            BreakReason.RULES_CHANGED,
+        ),
     ]
     return next((str(reason) for applies, reason in rules if applies), "")
 

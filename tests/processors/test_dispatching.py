@@ -293,6 +293,19 @@ def test_a_sender_whose_clock_is_ahead_calls_nothing_unknown_before_its_time(zon
     assert zone.dispatch(PARTIES, processor, LATER[1]).acknowledged == 2
 
 
+@pytest.mark.rule("dispatch/deadline")
+def test_a_sender_whose_clock_is_behind_sends_nothing_again_after_the_deadline(zone, database):
+    zone.dispatch(PARTIES, FakeProcessor(answer=UNKNOWN), policy=ONCE)
+    later(database, days=2)
+    behind = Clock()
+    behind.days_later(-3)
+    processor = FakeProcessor()
+    done = zone.dispatch(PARTIES, processor, NEXT, clock=behind)
+    assert (done.unknown, done.resolved) == (2, 0)
+    assert sorted(processor.looked_up) == sorted([zone.instruction("a"), zone.instruction("d")])
+    assert keys(processor) == []
+
+
 def test_a_never_seen_request_is_not_sent_after_its_deadline(zone):
     clock = Clock()
     processor = FakeProcessor(answer=UNKNOWN)

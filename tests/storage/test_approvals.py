@@ -6,8 +6,9 @@ from functools import partial
 
 import psycopg
 import pytest
-from money_zone import DAY, RUN, FakeProcessor, MoneyZone, match, parties_frame, policy, share
+from money_zone import DAY, RUN, FakeProcessor, MoneyZone, fee, match, parties_frame, policy, share
 from psycopg import errors
+from refunding import charge, refund, request
 
 from payments_pipeline import status
 from payments_pipeline.domain.errors import ConflictError, PayoutOutcomeUnknownError
@@ -365,9 +366,60 @@ def test_postgres_posts_no_change_of_rules_that_nobody_accepted(database, monkey
     assert zone.balances() == {"party:a": -600, "party:b": -400, "pot:c1": 1000}
 
 
-def _as_if_accepted(plan_posting, *given):
+def _as_if_accepted(plan_posting, *given, **other):
     *frames, _accepted, _refused = given
-    return plan_posting(*frames, plan_posting(*frames).rule_changes)
+    return plan_posting(*frames, plan_posting(*frames, **other).rule_changes, **other)
+
+
+@pytest.mark.rule("posting/changed-rules")
+def test_a_match_that_nothing_is_posted_of_is_asked_about_too_where_only_its_rules_are_new(database, monkeypatch):
+    zone = MoneyZone(database.url)
+    zone.post([match("m1", rules_hash="old")], [])
+    under(zone, "new", 500, 500)
+    assert zone.balances() == {}
+    [proposal] = approvals.pending(database.url)
+    assert proposal["content"]["effect"] == [
+        ["party:a", "GBP", 500],
+        ["party:b", "GBP", 500],
+        ["pot:c1", "GBP", -1000],
+    ]
+    with monkeypatch.context() as planted:
+        planted.setattr(ledger_entries, "plan_posting", partial(_as_if_accepted, ledger_entries.plan_posting))
+        with pytest.raises(ConflictError, match="nobody accepted the change"):
+            under(zone, "new", 500, 500)
+    approvals.decide(database.approver_url, proposal["proposal_id"], "accepted", "as announced")
+    under(zone, "new", 500, 500)
+    assert zone.balances() == {"party:a": -500, "party:b": -500, "pot:c1": 1000}
+
+
+@pytest.mark.rule("posting/changed-rules")
+def test_a_newer_revision_of_a_match_that_nothing_is_posted_of_comes_under_the_rules_of_its_day(database):
+    zone = MoneyZone(database.url)
+    zone.post([match("m1", rules_hash="old")], [])
+    zone.post([match("m1", 2, rules_hash="new")], [share("m1", "a", 1000)])
+    assert zone.balances() == {"party:a": -1000, "pot:c1": 1000}
+    assert approvals.pending(database.url) == []
+
+
+@pytest.mark.rule("posting/changed-rules")
+def test_the_effect_that_is_proposed_is_the_whole_of_it_with_what_was_refunded(database):
+    zone = MoneyZone(database.url)
+    charge(zone, a=600, b=400)
+    refund(zone, request("r1", 500))  # a 300 and b 200 less
+    accrued = fee("m", "p1", {"a": 500, "b": 500})
+    for number, owed in enumerate(accrued[1:], 2):
+        owed["line_no"] = number
+    zone.post([match("m", rules_hash="new", revenue_minor=0)], accrued)
+    [proposal] = approvals.pending(database.url)
+    assert proposal["content"]["effect"] == [["party:a", "GBP", -50], ["party:b", "GBP", 50]]
+    before = zone.open_items()
+    approvals.decide(database.approver_url, proposal["proposal_id"], "accepted", "as announced")
+    zone.post([match("m", rules_hash="new", revenue_minor=0)], accrued)
+    after = zone.open_items()
+    assert {party: after[party] - before[party] for party in after} == {"a": -50, "b": 50, "p1": 0}
+    with connect(database.url) as connection:
+        rule = TABLE_RULES["rules changed in the past are posted as their effect was accepted"]
+        assert rule(connection).breaches == []
 
 
 @pytest.mark.rule("posting/accepted-effect")

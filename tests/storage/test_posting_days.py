@@ -5,7 +5,10 @@ from collections.abc import Callable, Mapping
 import pandas as pd
 import psycopg
 import pytest
-from money_zone import DAY, HASHES, RUN, MoneyZone, match, matches_frame, participants_frame, share, shares_frame
+from by_hand import connect as by_hand
+from by_hand import posting
+from money_zone import DAY, HASHES, NEXT, RUN, MoneyZone, match, matches_frame, participants_frame, share, shares_frame
+from psycopg import errors
 
 from payments_pipeline.domain.errors import StaleInputError
 from payments_pipeline.storage.ledger_entries import DayInput, Posted, post_day
@@ -65,3 +68,19 @@ def test_the_input_is_hashed_again_under_the_days_lock_and_in_no_transaction(zon
     assert seen == [((False,), (0,))]
     with psycopg.connect(zone.url) as other:
         assert other.execute("SELECT pg_try_advisory_lock(%s, %s)", (int(Lock.DAY), day_key(DAY))).fetchone() == (True,)
+
+
+@pytest.mark.rule("posting/competition-currency")
+def test_a_competition_is_posted_in_one_currency_whichever_match_comes_in_another(database):
+    zone = MoneyZone(database.url)
+    zone.owe(a=600)
+    posted = zone.post([match("m2", day=NEXT, currency="EUR")], [share("m2", "a", 5, currency="EUR")], NEXT)
+    assert posted.plan.breaks[["match_id", "reason"]].to_numpy().tolist() == [["m2", "currency_changed"]]
+    assert "is in EUR now, and c1 was posted in GBP" in posted.plan.breaks["words"].iloc[0]
+    assert zone.balances() == {"party:a": -600, "pot:c1": 600}
+    other = zone.post(
+        [match("m3", day=NEXT, currency="EUR", competition_id="c2")], [share("m3", "a", 5, currency="EUR")], NEXT
+    )
+    assert other.entries == 2
+    with by_hand(database.migrator_url) as connection, pytest.raises(errors.RestrictViolation, match="is posted in"):
+        posting(connection, NEXT, 1, currency="EUR", match_id="m4")

@@ -97,8 +97,17 @@ def test_a_journal_is_closed_when_its_transaction_ends(login, request):
     connection = request.getfixturevalue(login)
     with connection.transaction():
         journal = journal_of(connection)
+        entries(connection, journal, ("fees:p", 5), ("cash:p", -5))
     with pytest.raises(errors.RestrictViolation, match="was closed"):
         entries(connection, journal, ("fees:p", 5), ("cash:p", -5))
+
+
+@pytest.mark.rule("accounts/balanced")
+@pytest.mark.parametrize("login", ["runtime", "superuser"])
+def test_a_journal_has_entries(login, request):
+    connection = request.getfixturevalue(login)
+    with pytest.raises(errors.RestrictViolation, match="has no entries"), connection.transaction():
+        journal_of(connection)
 
 
 @pytest.mark.parametrize("other", [{"day": NEXT}, {"kind": "funding"}])

@@ -4,9 +4,11 @@ import datetime as dt
 import itertools
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 from money_zone import DAY, POLICY, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
 from psycopg import errors
+from refunding import charge, refund, request
 
 from payments_pipeline.domain.errors import PayoutOutcomeUnknownError, PayoutRejectedError
 from payments_pipeline.domain.proposals import Retry
@@ -172,11 +174,16 @@ def test_a_net_of_zero_is_netted_and_never_given_back(zone):
 
 
 @pytest.mark.rule("instructions/held")
-def test_over_its_limit_an_instruction_is_held_until_it_expires(zone):
+def test_over_its_limit_an_instruction_is_held_until_it_expires_by_the_days_and_by_the_clock(zone, database):
     zone.owe(a=600)
     strict = policy(instruction_limit_minor=599, approval={"expires_days": 2})
     zone.sweep(PARTIES, policy=strict)
     assert zone.states() == {f"a {DAY}": "held"}
+    # Days of a backfill go by within minutes, and an approver has two days' time.
+    assert zone.sweep(PARTIES, DAYS[2], strict).cancelled == 0
+    with psycopg.connect(database.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("UPDATE payout_instructions SET created_at = created_at - interval '2 days'")
     assert zone.sweep(PARTIES, DAYS[1], strict).cancelled == 0
     assert zone.sweep(PARTIES, DAYS[2], strict).cancelled == 1
     assert zone.states() == {f"a {DAY}": "cancelled"}
@@ -412,6 +419,16 @@ def test_sweeps_of_neighbouring_days_at_once_claim_each_item_once(zone):
     )
     assert total == {"a": 3000, "b": 2000, "c": -1500}
     assert zone.party_balances_disagree() == []
+
+
+@pytest.mark.rule("refunds/key")
+def test_nothing_of_a_fee_is_given_back_before_the_fee_is_swept(zone):
+    charge(zone, a=600, b=400, payer="p", day=DAYS[0])
+    refund(zone, request("r1", 500, party="p"), day=DAYS[1])
+    assert _made_after(zone, DAYS[1]) == {}
+    assert _made_after(zone, DAYS[0]) == {"a": 600, "b": 400, "p": -1000}
+    assert _made_after(zone, DAYS[1]) == {"a": -300, "b": -200}
+    assert _waits(zone, DAYS[1]) == {("p", "collection_not_settled"): 500}
 
 
 @pytest.mark.rule("sweeping/corrected")
