@@ -9,8 +9,9 @@ Exit codes: 0 done; 1 a day failed or a rule is broken; 2 wrong usage; 3 a datab
 from __future__ import annotations
 
 import gc
-import getpass
 import json
+import os
+import pwd
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -123,7 +124,15 @@ def _day_runs(settings: Settings) -> Iterator[tuple[DayRuns, Settings, Endpoints
                 day = dead.tags.get("dagster/partition", "no one day")
                 click.echo(f"run {dead.run_id} of {day} had died, and is marked as failed", err=True)
             _spare_the_collector()
-            yield DayRuns(build_defs(found), instance, endpoints.postgres_url, getpass.getuser()), found, endpoints
+            yield DayRuns(build_defs(found), instance, endpoints.postgres_url, _user()), found, endpoints
+
+
+def _user() -> str:
+    """Say who runs this: as the kernel has it, not as the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def _spare_the_collector() -> None:
@@ -286,13 +295,21 @@ def refuse(identity: str, reason: str, as_json: bool) -> None:
 
 
 @commands.command()
-@click.argument("proposal_id")
+@click.argument("proposal_id", required=False)
+@click.option("--competition", help="All that changed rules of this competition would do, instead of one proposal.")
+@click.option("--digest", help="With --competition: of what was looked at, as `status` shows it; asked for without.")
 @click.option("--reason", default="looked at and accepted", show_default=True, help="Kept with the decision.")
 @_json
-def accept(proposal_id: str, reason: str, as_json: bool) -> None:
+def accept(proposal_id: str | None, competition: str | None, digest: str | None, reason: str, as_json: bool) -> None:
     """Accept a proposal that somebody else made, and carry it out."""
     from payments_pipeline.storage import approvals
 
+    if (proposal_id is None) == (competition is None):
+        raise click.UsageError("Name one proposal, or a competition.")
+    if competition is not None:
+        _accept_changes(competition, digest, reason, as_json=as_json)
+        return
+    assert proposal_id is not None
     with _approver() as (approver_url, url, today):
         decided = approvals.decide(approver_url, proposal_id, "accepted", reason)
         outcome = approvals.carry_out_accepted(url, today, _by_command())
@@ -301,6 +318,31 @@ def accept(proposal_id: str, reason: str, as_json: bool) -> None:
         waits = f"the next run of {decided['content']['match_day']} posts it"
     words = f"accepted; {waits}" if waits else f"accepted and carried out: {decided['kind']} {proposal_id}"
     _said(as_json, decided | {"carried_out": waits is None, "waits": waits}, words)
+
+
+def _accept_changes(competition: str, digest: str | None, reason: str, *, as_json: bool) -> None:
+    from payments_pipeline.domain.money import format_minor
+    from payments_pipeline.storage import approvals
+
+    with _approver() as (approver_url, url, _today):
+        waiting = approvals.changes_waiting(url, competition)
+        if digest is None:
+            if as_json:
+                raise click.UsageError("--json needs --digest: nobody is asked.")
+            days = [day for _, day in waiting.proposals]
+            click.echo(f"{competition}: {len(days)} days, {days[0]} to {days[-1]}; in all, digest {waiting.digest}")
+            for account, currency, amount_minor in waiting.effect:
+                click.echo(f"  {account} {format_minor(amount_minor, currency)} {currency}")
+            click.confirm("Accept it for all of these days?", abort=True)
+        elif digest != waiting.digest:
+            raise approvals.NotApprovedError(
+                f"what waits of {competition} has digest {waiting.digest}, and {digest} was looked at. Nothing was "
+                "accepted. Look at it again."
+            )
+        for identity, day in waiting.proposals:
+            decided = approvals.decide(approver_url, identity, "accepted", reason)
+            row = decided | {"carried_out": False, "waits": f"the next run of {day} posts it"}
+            _said(as_json, row, f"accepted; the next run of {day} posts it")
 
 
 @commands.command()
@@ -324,9 +366,9 @@ def resolve(instruction_id: str, to_state: str, evidence: str, reason: str, as_j
 @_json
 def write_off(party: str, currency: str, amount_minor: int, reason: str, as_json: bool) -> None:
     """Propose to write off what a party owes; an approver accepts it."""
-    from payments_pipeline.domain.proposals import WriteOff
+    from payments_pipeline.storage import approvals
 
-    _propose(lambda _url: WriteOff(party, currency, amount_minor), reason, as_json=as_json)
+    _propose(lambda url: approvals.write_off(url, party, currency, amount_minor), reason, as_json=as_json)
 
 
 @commands.command()
@@ -366,7 +408,7 @@ def refund(
     request = request_frame(refund_id, match_id, party, amount_minor, reason, "command line")
     with _servers(load_settings()) as (settings, endpoints):
         on = _day(day) if day else datetime.now(settings.zone).date()
-        accepted = accept_refunds(endpoints.postgres_url, on, request, getpass.getuser(), _by_command())
+        accepted = accept_refunds(endpoints.postgres_url, on, request, _user(), _by_command())
     (decided,) = accepted.decisions.to_dict("records")
     refused = len(accepted.refused) > 0
     row = {"refund_id": refund_id, "decision": decided["decision"], "day": on.isoformat()}
@@ -383,15 +425,15 @@ def _propose(what: Callable[[str], Resolution | Retry | WriteOff], reason: str, 
 
     with _servers(load_settings()) as (_settings, endpoints):
         url = endpoints.postgres_url
-        identity = approvals.propose(url, what(url), reason, getpass.getuser())
-    words = f"proposed: an approver other than {getpass.getuser()} runs `payments-pipeline accept {identity}`"
+        identity = approvals.propose(url, what(url), reason, _user())
+    words = f"proposed: an approver other than {_user()} runs `payments-pipeline accept {identity}`"
     _said(as_json, {"proposal_id": identity, "decision": None}, words)
 
 
 def _by_command() -> RunInfo:
     from payments_pipeline.storage.postgres import RunInfo
 
-    return RunInfo(run_id="command line", code_version=code_version(), maker=getpass.getuser())
+    return RunInfo(run_id="command line", code_version=code_version(), maker=_user())
 
 
 def _said(as_json: bool, row: dict[str, Any], words: str) -> None:

@@ -16,14 +16,18 @@ from payments_pipeline.domain.payout_instructions import WAIT_WORDS, WaitReason
 from payments_pipeline.storage.checks import CORRECTIONS
 from payments_pipeline.storage.postgres import connect
 
-#: Why an open item is open: the newest sweep that looked at it says so, else nothing has looked at it since.
+#: Why an open item is open: the newest sweep that could take it says so, else none has looked at it since it was free.
 _OPEN_ITEMS = """
-    SELECT o.currency, coalesce(d.reason, 'not_swept_yet') AS reason, count(*) AS items,
-           sum(o.amount_minor)::bigint AS amount_minor, min(o.day) AS oldest_on
+    SELECT o.currency,
+           coalesce(d.reason, CASE WHEN o.available_after IS NULL THEN 'not_swept_yet' ELSE 'for_a_later_day' END)
+               AS reason,
+           count(*) AS items, sum(o.amount_minor) AS amount_minor, min(o.day) AS oldest_on,
+           max(o.available_after) AS free_after
     FROM open_items o
     LEFT JOIN LATERAL (
         SELECT w.reason FROM sweep_deferrals w
         WHERE w.party_id = o.party_id AND w.currency = o.currency AND w.sweep_day >= o.day
+          AND (o.available_after IS NULL OR w.sweep_day > o.available_after)
         ORDER BY w.sweep_day DESC, w.seq DESC LIMIT 1
     ) d ON true
     WHERE (%(party)s::text IS NULL OR o.party_id = %(party)s) AND (%(day)s::date IS NULL OR o.day = %(day)s)
@@ -74,13 +78,21 @@ _PROPOSALS = """
              AND q.content ->> 'competition_id' = p.content ->> 'competition_id')
     ORDER BY p.proposed_at, p.proposal_id LIMIT 100
 """
+#: `digest` is of all that waits of the competition: `accept --competition` takes it for what was looked at.
 _RULE_CHANGES = """
-    SELECT content ->> 'competition_id' AS competition_id, effect ->> 0 AS account, effect ->> 1 AS currency,
-           sum((effect ->> 2)::bigint)::bigint AS amount_minor, count(*) AS days
-    FROM proposals LEFT JOIN proposal_decisions d USING (proposal_id),
-         jsonb_array_elements(content -> 'effect') AS effect
-    WHERE kind = 'rule_change' AND d.proposal_id IS NULL
-    GROUP BY 1, 2, 3 ORDER BY 1, abs(sum((effect ->> 2)::bigint)) DESC, 2 LIMIT 100
+    WITH waiting AS (
+        SELECT p.proposal_id, p.content, p.content ->> 'competition_id' AS competition_id
+        FROM proposals p LEFT JOIN proposal_decisions d USING (proposal_id)
+        WHERE p.kind = 'rule_change' AND d.proposal_id IS NULL
+    ), looked_at AS (
+        SELECT competition_id, encode(sha256(convert_to(string_agg(
+                   proposal_id::text, E'\n' ORDER BY proposal_id::text COLLATE "C"), 'UTF8')), 'hex') AS digest
+        FROM waiting GROUP BY 1
+    )
+    SELECT w.competition_id, effect ->> 0 AS account, effect ->> 1 AS currency,
+           sum((effect ->> 2)::bigint)::bigint AS amount_minor, count(*) AS days, l.digest
+    FROM waiting w JOIN looked_at l USING (competition_id), jsonb_array_elements(w.content -> 'effect') AS effect
+    GROUP BY 1, 2, 3, 6 ORDER BY 1, abs(sum((effect ->> 2)::bigint)) DESC, 2 LIMIT 100
 """
 #: Without a day or party, those of which corrections left less than was accepted.
 _REFUNDS = """
@@ -138,10 +150,13 @@ def overall(url: str, *, day: date | None = None, party: str | None = None) -> d
         }
     found = _read(url, parts, parameters)
     for row in found["open_items"]:
+        row["amount_minor"] = int(row["amount_minor"])
         row["words"] = (
             WAIT_WORDS[WaitReason(row["reason"])]
             if row["reason"] in set(WaitReason)
-            else "released or posted since the last sweep: the next sweep of a later day takes them"
+            else f"given back: free to sweeps of days after {row['free_after']}"
+            if row["free_after"] is not None
+            else "posted since the last sweep of their day: the next one takes them"
         )
     return found
 

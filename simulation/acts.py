@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from payments_pipeline.domain.proposals import Resolution, WriteOff
+from payments_pipeline.domain.proposals import Resolution
 from payments_pipeline.domain.schemas import RECONCILIATION, SETTLEMENT_RECORDS
 from payments_pipeline.processors.base import SettlementReport
 from payments_pipeline.processors.dispatch import Dispatch
@@ -169,7 +169,8 @@ def write_off(world: World, run: RunInfo, number: int) -> None:
     debts = sorted((account, -minor) for account, minor in world.model.open().items() if minor < 0)
     for (party_id, currency), owed in debts[number // 3 :][:1]:
         amount = (owed, max(1, owed // 2), owed + 1)[number % 3]
-        identity = approvals.propose(world.database.url, WriteOff(party_id, currency, amount), "insolvent", "somebody")
+        asked = approvals.write_off(world.database.url, party_id, currency, amount)
+        identity = approvals.propose(world.database.url, asked, "insolvent", "somebody")
         world.faults["write_off_proposed"] += 1
         if number % 2 == 0:
             approvals.decide(world.database.approver_url, identity, "accepted", "seen")

@@ -33,6 +33,7 @@ class AlertKind(StrEnum):
     INSTRUCTIONS_UNKNOWN = "instructions_unknown"
     INSTRUCTIONS_OVERDUE = "instructions_overdue"
     INSTRUCTIONS_HELD = "instructions_held"
+    INSTRUCTIONS_UNSENT = "instructions_unsent"
     DAY_MISSED = "day_missed"
     DAYS_NEVER_RUN = "days_never_run"
     INPUT_GONE = "input_gone"
@@ -249,6 +250,13 @@ _INSTRUCTION_WORDS = {
         (
             "No report says what became of them: they may have been carried out. Ask the processor, and see that the "
             "reports since are taken in."
+        ),
+    ),
+    AlertKind.INSTRUCTIONS_UNSENT: (
+        "approved and not sent for more than a day",
+        (
+            "Nothing was sent. They are over a sending limit, or the dispatches since did not run or were stopped: the "
+            "metadata of payout_submissions says which. Raise party_day_limit_minor or day_limit_minor, or refuse them."
         ),
     ),
     AlertKind.INSTRUCTIONS_HELD: (

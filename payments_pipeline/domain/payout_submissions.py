@@ -60,6 +60,21 @@ def within_limits(approved: pd.DataFrame, sent_today: pd.DataFrame, policy: Poli
     return fits
 
 
+def beyond_limits(approved: pd.DataFrame, policy: Policy) -> list[tuple[str, int, str]]:
+    """Give instruction_id, amount_minor and currency of what no calendar day's sending limits ever let pass.
+
+    Args:
+        approved: instruction_id, currency, amount_minor.
+        policy: limits per currency.
+    """
+    limits = {currency: policy.of(currency) for currency in approved["currency"].unique()}
+    most = approved["currency"].map(
+        {code: min(limit.party_day_limit_minor, limit.day_limit_minor) for code, limit in limits.items()}
+    )
+    beyond = approved[approved["amount_minor"].gt(most)]
+    return list(beyond[["instruction_id", "amount_minor", "currency"]].itertuples(index=False, name=None))
+
+
 def _fill(approved: pd.DataFrame, room_minor: int) -> list[bool]:
     """Let pass, in order, what fits into what is left of a day; once a party has to wait, its later ones do too.
 

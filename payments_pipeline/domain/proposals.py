@@ -35,11 +35,14 @@ class WriteOff:
         party_id: who owes.
         currency: ISO 4217.
         amount_minor: > 0, minor units of currency.
+        items_sha256: over the open items of the party and currency that the debt is the net of: of another debt than
+            the one that was looked at nothing is written off.
     """
 
     party_id: str
     currency: str
     amount_minor: int
+    items_sha256: str = ""
 
 
 @dataclass(frozen=True)

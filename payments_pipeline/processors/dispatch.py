@@ -23,7 +23,7 @@ from payments_pipeline.domain.errors import (
     ProcessorUnavailableError,
 )
 from payments_pipeline.domain.lifecycle import State
-from payments_pipeline.domain.payout_submissions import execution_day, sendable_for
+from payments_pipeline.domain.payout_submissions import beyond_limits, execution_day, sendable_for
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.processors.base import (
     Direction,
@@ -222,6 +222,11 @@ class _Course:
     async def send_approved(self) -> None:
         approved = store.approved(self.connection, self.day, self.processor.name, self.zone, self.policy)
         self.done.waiting += int((~approved["fits"]).sum())
+        self.doubts += [
+            f"instruction {each} of {amount_minor} {currency} (minor units) is above what may be sent on a day: it "
+            "waits until the policy admits it, or somebody refuses it."
+            for each, amount_minor, currency in beyond_limits(approved, self.policy)
+        ]
         approved = approved[approved["fits"]].reset_index(drop=True)
         began_at, gone = self.clock(), 0
         for places in self.breaker.batches(range(len(approved))):

@@ -145,6 +145,7 @@ def amounts_of_days(url: str, days: Sequence[date]) -> dict[date, list[Instructe
 
 # Each question gives (kind, day, mark, instruction). The mark is taken over all that ever came into the state on that
 # day, so that it moves when one joins and stays when one leaves.
+_UNSENT_HOURS = 36  # the daily run after the next ought to have sent it
 _QUIET_S = 60  # a dispatch or sweep that is still writing is told of when it has done
 _LIVE = """
     WITH live AS (
@@ -159,6 +160,18 @@ _LIVE = """
     SELECT 'instructions_' || l.state AS kind, l.day, g.newest::text AS mark, l.instruction_id
     FROM live l JOIN groups g USING (state, day)
     WHERE g.newest < clock_timestamp() - make_interval(secs => %(quiet_s)s)
+"""
+#: Approved, and not sent for long: over a limit that never lets them pass, or nobody dispatches.
+_UNSENT_FOR_LONG = """
+    WITH stuck AS (
+        SELECT s.instruction_id, s.since_on AS day, e.recorded_at
+        FROM instruction_states s JOIN instruction_events e ON e.instruction_id = s.instruction_id AND e.seq = s.seq
+        WHERE s.state = 'approved' AND e.recorded_at < clock_timestamp() - make_interval(hours => %(unsent_hours)s)
+    ), groups AS (
+        SELECT day, max(recorded_at) AS newest FROM stuck GROUP BY day
+    )
+    SELECT 'instructions_unsent' AS kind, k.day, g.newest::text AS mark, k.instruction_id
+    FROM stuck k JOIN groups g USING (day)
 """
 _OVERDUE = """
     WITH late AS (
@@ -200,7 +213,7 @@ _GROUPED = """
 
 
 def instructions_waiting(url: str, overdue_on: date, quiet_s: float = _QUIET_S) -> list[InstructionGroup]:
-    """Give the instructions that are held, unknown or overdue now, grouped by kind and day.
+    """Give the instructions that are held, unknown, overdue or approved for long now, grouped by kind and day.
 
     Args:
         url: business database.
@@ -210,8 +223,14 @@ def instructions_waiting(url: str, overdue_on: date, quiet_s: float = _QUIET_S) 
     Raises:
         DatabaseUnavailableError: the database does not answer.
     """
-    parameters = {"overdue_on": overdue_on, "quiet_s": quiet_s, "unsent": _UNSENT, "named": NAMED}
-    return _groups(url, f"({_LIVE}) UNION ALL ({_OVERDUE})", parameters)
+    parameters = {
+        "overdue_on": overdue_on,
+        "quiet_s": quiet_s,
+        "unsent_hours": _UNSENT_HOURS,
+        "unsent": _UNSENT,
+        "named": NAMED,
+    }
+    return _groups(url, f"({_LIVE}) UNION ALL ({_OVERDUE}) UNION ALL ({_UNSENT_FOR_LONG})", parameters)
 
 
 def instructions_ended(url: str, days: Sequence[date]) -> list[InstructionGroup]:

@@ -7,6 +7,8 @@ may decide what is Postgres's to refuse.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -80,6 +82,13 @@ _ACCEPTED = """
 """
 
 
+#: What a party owes in open items, and which they are.
+_DEBT = """
+    SELECT coalesce(-sum(amount_minor), 0) AS owed_minor,
+           encode(sha256(convert_to(coalesce(string_agg(item_id::text, E'\n' ORDER BY item_id::text COLLATE "C"), ''),
+                                    'UTF8')), 'hex') AS items_sha256
+    FROM open_items WHERE party_id = %s AND currency = %s
+"""
 #: What of a party failed or came back, and no accepted retry has put aside.
 _FAILED = """
     SELECT i.instruction_id::text FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
@@ -104,6 +113,46 @@ def held(url: str) -> list[Row]:
 def pending(url: str) -> list[Row]:
     """Give the proposals that nobody has decided, oldest first."""
     return _read(url, _PENDING, ())
+
+
+@dataclass(frozen=True)
+class ChangesWaiting:
+    """What changed rules of a competition would do, over all the days that nobody has decided about.
+
+    Attributes:
+        proposals: id and match day of each, in order of day.
+        effect: account, currency and amount_minor (> 0 a credit) in all, the largest first.
+        digest: over the ids: what was looked at is what is accepted.
+    """
+
+    proposals: list[tuple[str, str]]
+    effect: list[tuple[str, str, int]]
+    digest: str
+
+
+def changes_waiting(url: str, competition_id: str) -> ChangesWaiting:
+    """Give the undecided changes of rules of a competition.
+
+    Raises:
+        NotApprovedError: there is none.
+    """
+    mine = [
+        row
+        for row in pending(url)
+        if row["kind"] == ProposalKind.RULE_CHANGE and row["content"]["competition_id"] == competition_id
+    ]
+    if not mine:
+        raise NotApprovedError(f"no change of rules of {competition_id} waits for a decision. Nothing was accepted.")
+    totals: Counter[tuple[str, str]] = Counter()
+    for row in mine:
+        for account, currency, amount_minor in row["content"]["effect"]:
+            totals[account, currency] += amount_minor
+    ids = sorted(row["proposal_id"] for row in mine)
+    return ChangesWaiting(
+        sorted(((row["proposal_id"], row["content"]["match_day"]) for row in mine), key=lambda each: each[1]),
+        sorted(((*account, minor) for account, minor in totals.items()), key=lambda each: (-abs(each[2]), each)),
+        hashlib.sha256("\n".join(ids).encode()).hexdigest(),
+    )
 
 
 def looked_at(url: str, instruction_id: str) -> Row:
@@ -219,6 +268,12 @@ def propose(url: str, proposal: WriteOff | Resolution | Retry, reason: str, make
         return write_proposal(cursor, proposal, reason, maker)
 
 
+def write_off(url: str, party_id: str, currency: str, amount_minor: int) -> WriteOff:
+    """Give what is to be proposed for a debt, as it is made up now, to be written off."""
+    ((_, items_sha256),) = (tuple(row.values()) for row in _read(url, _DEBT, (party_id, currency)))
+    return WriteOff(party_id, currency, amount_minor, items_sha256)
+
+
 def retry(url: str, party_id: str, currency: str) -> Retry:
     """Give what is to be proposed for a party to be paid, or collected from, again: all that failed until now."""
     rows = _read(url, _FAILED, (party_id, currency))
@@ -323,15 +378,18 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
 def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry) -> str:
     """Say why a proposal does not fit what is stored; empty where it does."""
     if isinstance(proposal, WriteOff):
-        row = cursor.execute(
-            "SELECT coalesce(-sum(amount_minor), 0)::bigint FROM open_items WHERE party_id = %s AND currency = %s",
-            (proposal.party_id, proposal.currency),
-        ).fetchone()
+        row = cursor.execute(_DEBT, (proposal.party_id, proposal.currency)).fetchone()
         assert row is not None
-        if not 0 < proposal.amount_minor <= row[0]:
+        owed, items_sha256 = row
+        if not 0 < proposal.amount_minor <= owed:
             return (
-                f"{proposal.party_id} owes {max(row[0], 0)} {proposal.currency} (minor units) in open items, and "
+                f"{proposal.party_id} owes {max(owed, 0)} {proposal.currency} (minor units) in open items, and "
                 f"{proposal.amount_minor} is to be written off."
+            )
+        if proposal.items_sha256 != items_sha256:
+            return (
+                f"what {proposal.party_id} owes in {proposal.currency} is made up of other items now than when it was "
+                "to be written off: propose it again if it still is."
             )
         return ""
     if isinstance(proposal, Retry):

@@ -52,7 +52,7 @@ _FAULTS = """
         SELECT b.match_id, b.match_day FROM posting_breaks b
         WHERE b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = b.match_day)
     ), items AS (
-        SELECT c.instruction_id, e.entry_id, e.credit_minor - e.debit_minor AS amount_minor,
+        SELECT c.instruction_id, e.entry_id, e.journal_id, e.credit_minor - e.debit_minor AS amount_minor,
                r.item_id IS NOT NULL AS is_released,
                -- A refund is of the day of its acceptance, and its match of another.
                EXISTS (
@@ -63,6 +63,12 @@ _FAULTS = """
         FROM gated g JOIN instruction_claims c USING (instruction_id)
         JOIN ledger_entries e ON e.entry_id = c.item_id
         LEFT JOIN claim_releases r ON r.item_id = c.item_id AND r.claim_no = c.claim_no
+    ), unbalanced AS (
+        -- A pot whose shares do not sum to it, or another journal whose sides differ.
+        SELECT DISTINCT i.instruction_id FROM items i JOIN (
+            SELECT e.journal_id FROM ledger_entries e WHERE e.journal_id IN (SELECT journal_id FROM items)
+            GROUP BY e.journal_id, e.pot, e.pot_party_id, e.currency
+            HAVING sum(e.debit_minor - e.credit_minor) <> 0) bad USING (journal_id)
     ), claimed AS (
         SELECT instruction_id, sum(amount_minor) AS net, bool_or(is_released) AS is_released,
                bool_or(is_broken) AS is_broken
@@ -85,11 +91,13 @@ _FAULTS = """
             WHEN c.is_released THEN 'an item of it was released'
             WHEN c.is_broken THEN 'the match of an item of it has a break'
             WHEN k.instruction_id IS NOT NULL THEN 'an item of it was corrected'
+            WHEN u.instruction_id IS NOT NULL THEN 'the journal of an item of it does not balance'
         END AS reason
         FROM gated g JOIN payout_instructions i USING (instruction_id)
         LEFT JOIN payable p ON p.party_id = i.party_id
         LEFT JOIN claimed c USING (instruction_id)
         LEFT JOIN corrected k USING (instruction_id)
+        LEFT JOIN unbalanced u USING (instruction_id)
     )
     SELECT j.instruction_id::text, s.state, s.seq, j.reason,
            NOT EXISTS (

@@ -121,11 +121,13 @@ def test_rules_changed_with_effect_in_the_past_move_nothing_until_somebody_accep
         (row,) = limited.rows("run", "--date", DAY)
         assert row["entries_posted"] == 0
     shown = limited.rows("status")
-    (proposal,) = [row["proposal_id"] for row in shown if row["part"] == "proposals"]
     effect = {row["account"]: row["amount_minor"] for row in shown if row["part"] == "rule_changes"}
+    (digest,) = {row["digest"] for row in shown if row["part"] == "rule_changes"}
     assert len(effect) > 1
     assert sum(effect.values()) == 0
-    (accepted,) = limited.rows("accept", proposal)
+    every = ("accept", "--competition", "northern-2025", "--digest")
+    assert "Look at it again" in limited.run(*every, "0" * 64, expect=1).stderr
+    (accepted,) = limited.rows(*every, digest)
     assert not accepted["carried_out"]
     assert DAY in accepted["waits"]
     (row,) = limited.rows("run", "--date", DAY)

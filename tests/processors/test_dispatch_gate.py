@@ -198,6 +198,30 @@ def test_the_gate_cancels_what_is_not_for_the_net_of_its_items(zone, database):
     assert keys(processor) == [zone.instruction("d")]
 
 
+@pytest.mark.rule("dispatch/instruction-gate")
+def test_the_gate_cancels_what_is_of_a_pot_or_journal_that_does_not_balance(zone, database):
+    """The ledger as a whole balances: two journals are out by as much, each the other way."""
+    zone.owe(NEXT, b=600)
+    zone.sweep(PARTIES, NEXT)
+    _tamper(
+        database,
+        f"""UPDATE ledger_entries SET debit_minor = debit_minor + 1 WHERE account = 'pot:c1' AND day = '{DAY}';
+            UPDATE ledger_entries SET debit_minor = debit_minor - 1 WHERE account = 'pot:c1' AND day = '{NEXT}'""",
+    )
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor, NEXT)
+    assert processor.requests == []
+    reasons = zone.rows("SELECT DISTINCT reason FROM instruction_events WHERE to_state = 'cancelled'")
+    assert reasons == [("the journal of an item of it does not balance",)]
+
+
+@pytest.mark.rule("dispatch/limits")
+def test_what_no_day_ever_lets_pass_is_told_at_each_dispatch(zone):
+    done = zone.dispatch(PARTIES, FakeProcessor(), policy=policy(party_day_limit_minor=500))
+    assert (done.sent, done.waiting) == (1, 1)
+    assert f"{zone.instruction('a')} of 600 GBP (minor units) is above what may be sent on a day" in done.doubts
+
+
 @pytest.mark.rule("dispatch/ledger-gate")
 def test_a_ledger_that_does_not_balance_stops_the_dispatch_before_anything_is_sent(zone, database):
     _tamper(database, "UPDATE ledger_entries SET debit_minor = debit_minor + 1 WHERE account = 'pot:c1'")

@@ -1,12 +1,12 @@
 import logging
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import psycopg
 import pytest
 from payout_rows import Addresses, PayoutRows
 
-from payments_pipeline.domain.alerts import Alert, AlertKind, InstructionGroup, alert_id
+from payments_pipeline.domain.alerts import Alert, AlertKind, InstructionGroup, alert_id, instructions_in_trouble
 from payments_pipeline.domain.errors import DatabaseUnavailableError
 from payments_pipeline.storage import postgres
 from payments_pipeline.storage.alerts import (
@@ -134,7 +134,20 @@ def test_waiting_instructions_are_grouped_by_kind_and_day_with_amounts_per_curre
         ("instructions_held", DAY): [("GBP", 2, 150), ("KWD", 1, 9)],
         ("instructions_held", NEXT): [("GBP", 1, 1)],
         ("instructions_unknown", DAY): [("GBP", 1, 3)],
+        ("instructions_unsent", DAY): [("GBP", 1, 1_000)],
     }
+
+
+def test_what_was_approved_is_told_of_once_the_dispatch_of_the_next_day_ought_to_have_sent_it(
+    database_url: str, rows: PayoutRows
+) -> None:
+    now = datetime.now(UTC)
+    rows.add("approved", DAY, at=now - timedelta(hours=35))
+    assert instructions_waiting(database_url, date(2025, 1, 1)) == []
+    stuck = rows.add("approved", DAY, amount_minor=7, at=now - timedelta(hours=37))
+    (group,) = instructions_waiting(database_url, date(2025, 1, 1))
+    assert totals([group]) == {("instructions_unsent", DAY): [("GBP", 1, 7)]}
+    assert str(stuck) in instructions_in_trouble(group).body
 
 
 def test_instructions_without_outcome_are_overdue_from_the_day_given(database_url: str, rows: PayoutRows) -> None:
@@ -164,8 +177,8 @@ def test_the_mark_of_a_group_moves_when_one_joins_and_stays_when_one_leaves(
     database_url: str, rows: PayoutRows
 ) -> None:
     def mark() -> str:
-        (group,) = instructions_waiting(database_url, date(2025, 1, 1))
-        return group.mark
+        found = {group.kind: group.mark for group in instructions_waiting(database_url, date(2025, 1, 1))}
+        return found[AlertKind.INSTRUCTIONS_HELD]
 
     rows.add("held", DAY, at=datetime(2026, 1, 11, 3, tzinfo=UTC))
     first = mark()

@@ -300,7 +300,8 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "a proposal is decided by another than who made it",
         """INSERT INTO proposals (proposal_id, kind, content, reason, maker)
-           VALUES (gen_random_uuid(), 'write_off', '{"party_id": "p1", "currency": "GBP", "amount_minor": 1}', 'x',
+           VALUES (gen_random_uuid(), 'write_off', jsonb_build_object('party_id', 'p1', 'currency', 'GBP',
+               'amount_minor', 1, 'items_sha256', repeat('0', 64)), 'x',
                    'jane');
            INSERT INTO proposal_decisions (proposal_id, decision, reason, actor, login)
            SELECT proposal_id, 'refused', 'x', 'jane', 'jane' FROM proposals""",
@@ -309,7 +310,8 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         "what is written off was accepted",
         """INSERT INTO proposals (proposal_id, kind, content, reason, maker)
-           VALUES (gen_random_uuid(), 'write_off', '{"party_id": "p1", "currency": "GBP", "amount_minor": 1}', 'x',
+           VALUES (gen_random_uuid(), 'write_off', jsonb_build_object('party_id', 'p1', 'currency', 'GBP',
+               'amount_minor', 1, 'items_sha256', repeat('0', 64)), 'x',
                    'joe');
            INSERT INTO journals (journal_id, kind, day, proposal_id, run_id, code_version)
            SELECT gen_random_uuid(), 'write_off', '2024-08-17', proposal_id, 'r', '0' FROM proposals;

@@ -1,0 +1,38 @@
+"""`status` says of each open item why it is open, as of now: an older reason that no longer holds is not told."""
+
+import datetime as dt
+
+import pytest
+from dispatches import REJECTED
+from money_zone import DAY, FakeProcessor, MoneyZone, parties_frame
+
+from payments_pipeline import status
+
+HOLD, ACTIVE = parties_frame(a="on_hold"), parties_frame(a="active")
+DAYS = [DAY + dt.timedelta(days=number) for number in range(4)]
+
+
+@pytest.fixture
+def zone(database_url: str) -> MoneyZone:
+    return MoneyZone(database_url)
+
+
+def told(zone: MoneyZone) -> list[tuple[str, int, str]]:
+    return [(row["reason"], row["amount_minor"], row["words"]) for row in status.overall(zone.url)["open_items"]]
+
+
+def test_what_no_sweep_has_looked_at_is_said_to_be_posted_since(zone):
+    zone.owe(a=600)
+    assert told(zone) == [("not_swept_yet", 600, "posted since the last sweep of their day: the next one takes them")]
+
+
+def test_what_failed_is_free_to_later_days_whatever_held_it_up_before(zone):
+    zone.owe(a=600)
+    zone.sweep(HOLD)
+    [(reason, _, words)] = told(zone)
+    assert (reason, "on hold" in words) == ("party_on_hold", True)
+    zone.sweep(ACTIVE, DAYS[1])
+    zone.dispatch(ACTIVE, FakeProcessor(answer=REJECTED), DAYS[1])
+    assert told(zone) == [("for_a_later_day", 600, f"given back: free to sweeps of days after {DAYS[1]}")]
+    zone.sweep(HOLD, DAYS[2])
+    assert [reason for reason, _, _ in told(zone)] == ["party_on_hold"]
