@@ -16,9 +16,10 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from payments_pipeline.domain.errors import InvariantError
+from payments_pipeline.domain.errors import AllocationOverflowError, InvariantError
 from payments_pipeline.domain.ids import business_ids
 from payments_pipeline.domain.keys import key_codes
+from payments_pipeline.domain.money import MOST_A_DAY, exact_sum
 from payments_pipeline.domain.proposals import RuleChange, rule_changes
 
 #: A share's key: what a posting is the n-th of. The account stands for the party.
@@ -199,6 +200,7 @@ def plan_posting(
 
     Raises:
         InvariantError: an entry set does not balance; nothing may be posted.
+        AllocationOverflowError: the day comes to more than is posted of a day; names the currency.
 
     Source: docs/concepts/posting.md.
     """
@@ -234,6 +236,7 @@ def plan_posting(
     ].copy()
     changed["is_open"] = changed["match_id"].isin(current["match_id"].unique())
     journals, entries = _entries(day, deltas, changed)
+    _refuse_too_much(day, entries)
     return PostingPlan(
         matches=changed[["posting_no", "is_open", "participants", *MATCH_STATE]].reset_index(drop=True),
         journals=journals,
@@ -444,6 +447,16 @@ def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd
     )
     check_balanced(entries)
     return journals.reset_index(drop=True), entries
+
+
+def _refuse_too_much(day: date, entries: pd.DataFrame) -> None:
+    for currency in entries["currency"].unique():
+        total = exact_sum(entries.loc[entries["currency"].eq(currency), "debit_minor"].to_numpy(np.int64))
+        if total > MOST_A_DAY:
+            raise AllocationOverflowError(
+                f"{day}: {total} {currency} (minor units) would be posted, and {MOST_A_DAY} is the most of a day. "
+                "Nothing was posted. Correct the revenues and fees that are too large."
+            )
 
 
 def check_balanced(entries: pd.DataFrame) -> None:

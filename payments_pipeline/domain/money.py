@@ -1,7 +1,7 @@
 """Currencies and their minor units.
 
 Belongs here: which currencies there are, how many decimals each has, an amount as text. Does not belong here:
-rounding, dividing or converting; amounts stay whole minor units everywhere else.
+rounding, dividing or converting; amounts stay whole minor units everywhere else. Sums that may be large are added here.
 
 Source: ISO 4217's own table (the `iso4217` package); CLDR's exponents differ for IQD, AFN and MGA.
 """
@@ -11,12 +11,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+import numpy.typing as npt
 from iso4217 import Currency
 
 #: Decimals of each currency that has minor units. Codes without any (gold, test codes) hold no money.
 EXPONENTS: Mapping[str, int] = MappingProxyType(
     {currency.code: currency.exponent for currency in Currency if currency.exponent is not None}
 )
+
+
+#: No more than this is posted of a day in one currency, in minor units: sums over all days stay far within 63 bits.
+MOST_A_DAY = 10**18
+
+
+def exact_sum(amounts_minor: npt.NDArray[np.int64]) -> int:
+    """Add int64 amounts without ever wrapping, whatever they come to."""
+    high, low = amounts_minor >> 31, amounts_minor & 0x7FFFFFFF
+    return (int(high.sum()) << 31) + int(low.sum())
 
 
 def is_currency(code: str) -> bool:

@@ -15,6 +15,7 @@ from enum import StrEnum
 import numpy as np
 import pandas as pd
 
+from payments_pipeline.domain.errors import AllocationOverflowError
 from payments_pipeline.domain.ids import business_ids
 from payments_pipeline.domain.lifecycle import State
 from payments_pipeline.domain.policy import Policy
@@ -158,7 +159,15 @@ def _nets(
     begins = np.ones(len(free), dtype=bool)
     begins[1:] = (party[1:] != party[:-1]) | (currency[1:] != currency[:-1])
     starts = np.flatnonzero(begins)
-    net = np.add.reduceat(free["amount_minor"].to_numpy("int64"), starts) if len(starts) else np.empty(0, "int64")
+    amounts = free["amount_minor"].to_numpy("int64")
+    net = np.add.reduceat(amounts, starts) if len(starts) else np.empty(0, "int64")
+    # A sum of halves that would not fit is one that wrapped.
+    wide = np.abs(np.add.reduceat(amounts >> 31, starts)) >= 2**31 if len(starts) else np.empty(0, bool)
+    if wide.any():
+        raise AllocationOverflowError(
+            f"the items of {party[starts][wide][0]} in {currency[starts][wide][0]} come to more than 62 bits hold. "
+            "Nothing was swept. Correct the matches that owe so much."
+        )
     nets = pd.DataFrame({"party_id": party[starts], "currency": currency[starts], "amount_minor": net})
     place = pd.Index(parties["party_id"].to_numpy(object)).get_indexer(pd.Index(party[starts], dtype=object))
 

@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments_pipeline.domain.money import EXPONENTS, exponent, format_minor, is_currency
+from payments_pipeline.domain.money import EXPONENTS, exact_sum, exponent, format_minor, is_currency
 
 
 @pytest.mark.rule("always/exponents")
@@ -40,3 +41,8 @@ def test_the_digits_written_are_the_amount(minor, currency):
     text = format_minor(minor, currency)
     assert int(text.replace(".", "")) == minor
     assert len(text.partition(".")[2]) == exponent(currency)
+
+
+@given(st.lists(st.integers(-(10**18), 10**18), max_size=60))
+def test_a_sum_of_large_amounts_is_exact_and_never_wraps(amounts):
+    assert exact_sum(np.array(amounts, dtype=np.int64)) == sum(amounts)

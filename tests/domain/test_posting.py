@@ -20,7 +20,7 @@ from money_zone import (
     shares_frame,
 )
 
-from payments_pipeline.domain.errors import InvariantError
+from payments_pipeline.domain.errors import AllocationOverflowError, InvariantError
 from payments_pipeline.domain.ledger import ENTRY_KEY, BreakReason, PostingPlan, check_balanced, plan_posting
 from payments_pipeline.domain.proposals import RuleChange
 
@@ -480,3 +480,10 @@ def test_entries_that_do_not_balance_are_never_posted():
             Books()._posted_matches(DAY, []),
             Books()._posted_entries([]),
         )
+
+
+def test_a_day_that_comes_to_more_than_sums_may_hold_is_refused_by_name():
+    most = [Delivered(f"m{number}", revenue_minor=10**15, split=0) for number in range(1_001)]
+    with pytest.raises(AllocationOverflowError, match=r"1001000000000000000 GBP .* would be posted"):
+        Books().post(*most)
+    assert len(Books().post(*most[:-1]).entries) == 2_000

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from money_zone import DAY, NEXT, parties_frame, policy
 
+from payments_pipeline.domain.errors import AllocationOverflowError
 from payments_pipeline.domain.payout_instructions import (
     WAIT_WORDS,
     SweepPlan,
@@ -119,6 +120,14 @@ def test_items_of_a_party_and_currency_are_netted_into_one_instruction(amounts, 
     assert tuple(None if pd.isna(value) else value for value in instruction) == (
         "a", "GBP", direction, amount_minor, token, state,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_net_that_63_bits_do_not_hold_is_refused_by_name_and_never_wraps(sign):
+    with pytest.raises(AllocationOverflowError, match="the items of a in GBP come to more than 62 bits hold"):
+        sweep(item("b", 5), *(item("a", sign * 10**15) for _ in range(4_700)))
+    plan = sweep(*(item("a", sign * 10**15) for _ in range(4_000)))
+    assert plan.instructions["amount_minor"].tolist() == [4_000 * 10**15]
 
 
 @pytest.mark.rule("always/currencies-apart")

@@ -206,8 +206,8 @@ RECORDED_AS_SETTLED = Edit(intake, "_RECORDS", "coalesce(nullif(j.kind, 'failure
 BREAKS_UNSEEN = Edit(
     reconciling,
     "_INSTRUCTIONS",
-    "coalesce(l.cash_minor, 0) *",
-    "i.amount_minor * CASE i.direction WHEN 'credit' THEN -1 ELSE 1 END *",
+    "coalesce(l.cash_minor, 0) * CASE i.direction WHEN 'credit' THEN -1 ELSE 1 END,",
+    "i.amount_minor,",
 )
 TAKEN_IN_AGAIN = Edit(intake, "_new_references", "WHERE NOT EXISTS (", "WHERE true OR NOT EXISTS (")
 FAILED_AFTER_SETTLED = Edit(
