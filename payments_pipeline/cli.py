@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from payments_pipeline.day_runs import DayRuns, DaySummary
-    from payments_pipeline.domain.proposals import Resolution, Retry, WriteOff
+    from payments_pipeline.domain.proposals import Match, Resolution, Retry, WriteOff
     from payments_pipeline.local.stack import Endpoints
     from payments_pipeline.storage.postgres import RunInfo
 
@@ -372,6 +372,22 @@ def write_off(party: str, currency: str, amount_minor: int, reason: str, as_json
 
 
 @commands.command()
+@click.argument("entry_reference")
+@click.option("--to", "account", required=True, help="pot:<competition>, fees:<processor> or party:<id>.")
+@click.option("--reason", required=True, help="What the line was for, and how that is known.")
+@_json
+def match(entry_reference: str, account: str, reason: str, as_json: bool) -> None:
+    """Propose what a report line was for that belonged to nothing; an approver accepts it."""
+    from payments_pipeline.domain.proposals import Match
+
+    kind, _, named = account.partition(":")
+    if kind not in ("pot", "fees", "party") or not named:
+        raise click.UsageError("--to is pot:<competition>, fees:<processor> or party:<id>.")
+    processor = load_settings().processor
+    _propose(lambda _url: Match(processor, entry_reference, account), reason, as_json=as_json)
+
+
+@commands.command()
 @click.option("--party", required=True, help="Whose items wait after failures in a row.")
 @click.option("--currency", required=True, help="ISO 4217.")
 @click.option("--reason", required=True, help="Why its account works again, for who decides.")
@@ -420,7 +436,7 @@ def refund(
     sys.exit(1 if refused else 0)
 
 
-def _propose(what: Callable[[str], Resolution | Retry | WriteOff], reason: str, *, as_json: bool) -> None:
+def _propose(what: Callable[[str], Match | Resolution | Retry | WriteOff], reason: str, *, as_json: bool) -> None:
     from payments_pipeline.storage import approvals
 
     with _servers(load_settings()) as (_settings, endpoints):

@@ -65,7 +65,7 @@ _PROPOSALS = """
     LEFT JOIN instruction_states s
         ON p.kind = 'resolution' AND s.instruction_id = (p.content ->> 'instruction_id')::uuid
     WHERE d.decision IS NULL
-       OR d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL OR s.state = 'unknown')
+       OR d.decision = 'accepted' AND (p.kind IN ('write_off', 'match') AND j.journal_id IS NULL OR s.state = 'unknown')
        -- Refused, and the matches still wait: until their rules are restored or changed otherwise.
        OR d.decision = 'refused' AND p.kind = 'rule_change' AND EXISTS (
            SELECT FROM jsonb_array_elements(p.content -> 'matches') AS m

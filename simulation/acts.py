@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pandas as pd
 
-from payments_pipeline.domain.proposals import Resolution
+from payments_pipeline.domain.proposals import Match, Resolution
 from payments_pipeline.domain.schemas import RECONCILIATION, SETTLEMENT_RECORDS
 from payments_pipeline.processors.base import SettlementReport
 from payments_pipeline.processors.dispatch import Dispatch
@@ -177,6 +177,23 @@ def write_off(world: World, run: RunInfo, number: int) -> None:
             approvals.carry_out_accepted(world.database.url, world.now().date(), run)
 
 
+def match(world: World, run: RunInfo, number: int) -> None:
+    """A person finds out what cash of nobody was for: a party paid, or was paid, by hand; another accepts at once."""
+    url = world.database.url
+    with connect(url) as connection:
+        loose = connection.execute(
+            """SELECT l.entry_reference FROM report_lines l JOIN journals j USING (journal_id)
+               WHERE j.kind = 'unmatched' AND NOT EXISTS (
+                   SELECT FROM journals m WHERE m.matched_reference = l.entry_reference) ORDER BY 1"""
+        ).fetchall()
+    for (reference,) in loose[number : number + 1]:
+        found = Match(NAME, reference, f"party:{PLAYERS[number % len(PLAYERS)]}")
+        identity = approvals.propose(url, found, "a mail", "somebody")
+        approvals.decide(world.database.approver_url, identity, "accepted", "seen")
+        approvals.carry_out_accepted(url, world.now().date(), run)
+        world.faults["matched"] += 1
+
+
 def retry(world: World, _run: RunInfo, number: int) -> None:
     """A person says that an account works again which waits after failures in a row; another accepts at once."""
     url = world.database.url
@@ -222,6 +239,7 @@ BODIES: dict[str, Callable[[World, RunInfo, int], None]] = {
     "refuse": refuse,
     "resolve": resolve,
     "write_off": write_off,
+    "match": match,
     "retry": retry,
     "accept": accept,
     "decline": decline,

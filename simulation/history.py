@@ -16,7 +16,7 @@ from simulation.processor import ANSWERS
 
 ACTS = ("post", "sweep", "dispatch", "settle", "reconcile")
 #: What people do, each with the n-th thing that waits for it: `day` is n.
-DECISIONS = ("approve", "refuse", "resolve", "write_off", "retry", "accept", "accept", "decline")
+DECISIONS = ("approve", "refuse", "resolve", "write_off", "retry", "match", "accept", "accept", "decline")
 #: The n-th request for a refund: the same again asks for the same.
 REFUND = "refund"
 REFUNDS = 12

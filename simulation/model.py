@@ -7,7 +7,7 @@ knows nothing of tables, locks or runs. Four rules are all of it:
    in the past contradict it until a person accepts what they do: to those matches, as their next posting, no more.
 2. What a party is owed is what is posted for it, less what accepted refunds take from it, more what they give back:
    each as far as its fee still charges its payer, in order, from those who share it by what each still holds; and
-   more what was written off of its debt.
+   more what was written off of its debt, and what people found out that nobody's cash was for.
 3. An instruction of amount A takes A from it from the moment it is made; once failed, returned or cancelled it takes
    only the cash that moved all the same; once settled, A, or the cash if that is more.
 4. What is left of 2 after 3 is open.
@@ -147,7 +147,7 @@ class Model:
     posted: dict[str, Match] = field(default_factory=dict)
     postings: dict[str, int] = field(default_factory=dict)
     accepted: frozenset[RuleChange] = frozenset()
-    written_off: dict[Account, int] = field(default_factory=dict)
+    by_hand: dict[Account, int] = field(default_factory=dict)
     instructed: dict[str, Instructed] = field(default_factory=dict)
     breaks: dict[int, set[str]] = field(default_factory=dict)
     refunds: dict[tuple[str, str], list[int]] = field(default_factory=dict)
@@ -242,7 +242,7 @@ class Model:
                 for parts in given_back(match, amounts):
                     back += [((party, match.currency), -minor) for party, minor in parts.items()]
                     back.append(((player, match.currency), sum(parts.values())))
-        return _sums([*self.accrued().items(), *self.written_off.items(), *back])
+        return _sums([*self.accrued().items(), *self.by_hand.items(), *back])
 
     def open(self) -> dict[Account, int]:
         """Give what each party must have open."""

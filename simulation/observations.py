@@ -65,7 +65,11 @@ def _tell_decisions(world: World, before: Snapshot) -> None:
         if row["kind"] == "write_off":
             asked = proposals[row["proposal_id"]]
             account = asked["party_id"], asked["currency"]
-            world.model.written_off[account] = world.model.written_off.get(account, 0) + asked["amount_minor"]
+            world.model.by_hand[account] = world.model.by_hand.get(account, 0) + asked["amount_minor"]
+        elif row["kind"] == "match":
+            [line] = [each for each in world.processor.lines if each["entry_reference"] == row["matched_reference"]]
+            account = proposals[row["proposal_id"]]["account"].removeprefix("party:"), line["currency"]
+            world.model.by_hand[account] = world.model.by_hand.get(account, 0) + line["amount_minor"]
     for row in _new(world, before, "proposal_decisions", "proposal_id"):
         change = proposals[row["proposal_id"]]
         if row["decision"] == "accepted" and "effect" in change:

@@ -25,6 +25,7 @@ class ProposalKind(StrEnum):
     RESOLUTION = "resolution"
     RULE_CHANGE = "rule_change"
     RETRY = "retry"
+    MATCH = "match"
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,22 @@ class Retry:
     party_id: str
     currency: str
     failed: list[str]
+
+
+@dataclass(frozen=True)
+class Match:
+    """What a report line was for that belonged to nothing when it came.
+
+    Attributes:
+        processor: whose line.
+        entry_reference: the processor's own reference of it.
+        account: `pot:<competition>` for a funding, `fees:<processor>` for a fee, `party:<id>` for what a party paid or
+            was paid beside all instructions: an item.
+    """
+
+    processor: str
+    entry_reference: str
+    account: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +143,43 @@ def rule_changes(day: date, changed: pd.DataFrame, deltas: pd.DataFrame) -> list
 def proposal_id(kind: ProposalKind, content: dict[str, Any], n: int) -> str:
     """Give the id of the n-th proposal (from 1) that says the same; asked twice before a decision it is one."""
     return business_id("proposal", kind, json.dumps(content, sort_keys=True, separators=(",", ":")), n)
+
+
+def match_entries(
+    accepted: str, match: Match, amount_minor: int, currency: str, day: date
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Post what a report line was for: its cash out of suspense, to where it belongs.
+
+    Args:
+        accepted: the proposal's id.
+        match: what was accepted.
+        amount_minor: the line's cash, > 0 received and < 0 paid.
+        currency: ISO 4217, the line's.
+        day: day of the act.
+
+    Returns:
+        The journal (journal_id, kind, day, processor, matched_reference, proposal_id) and its entries.
+    """
+    kind = str(ProposalKind.MATCH)
+    journals = pd.DataFrame(
+        {
+            "journal_id": [business_id(kind, accepted)],
+            "kind": [kind],
+            "day": [day],
+            "processor": [match.processor],
+            "matched_reference": [match.entry_reference],
+            "proposal_id": [accepted],
+        }
+    )
+    debit_minor = np.array([amount_minor])
+    party_id = match.account.removeprefix("party:") if match.account.startswith("party:") else None
+    legs = [
+        Leg("suspense", None, debit_minor),
+        Leg(match.account, party_id, -debit_minor, is_item=party_id is not None),
+    ]
+    return journals, movement_lines(
+        journals["journal_id"].to_numpy(object), kind, day, np.array([currency], dtype=object), legs
+    )
 
 
 def write_off_entries(accepted: str, write_off: WriteOff, day: date) -> tuple[pd.DataFrame, pd.DataFrame]:

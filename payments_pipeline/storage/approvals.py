@@ -25,11 +25,13 @@ from payments_pipeline.domain.errors import ConfigurationError, ConflictError, P
 from payments_pipeline.domain.lifecycle import UNSENT, State
 from payments_pipeline.domain.payout_instructions import instruction_digest
 from payments_pipeline.domain.proposals import (
+    Match,
     ProposalKind,
     Resolution,
     Retry,
     RuleChange,
     WriteOff,
+    match_entries,
     proposal_id,
     write_off_entries,
 )
@@ -76,12 +78,19 @@ _ACCEPTED = """
     LEFT JOIN journals j USING (proposal_id)
     LEFT JOIN instruction_states s
         ON p.kind = 'resolution' AND s.instruction_id = (p.content ->> 'instruction_id')::uuid
-    WHERE d.decision = 'accepted' AND (p.kind = 'write_off' AND j.journal_id IS NULL
+    WHERE d.decision = 'accepted' AND (p.kind IN ('write_off', 'match') AND j.journal_id IS NULL
                                        OR p.kind = 'resolution' AND s.state = 'unknown')
     ORDER BY d.decided_at, p.proposal_id
 """
 
 
+#: A report line: its cash, what it was posted as, and whether it was matched since.
+_LINE = """
+    SELECT l.amount_minor, l.currency::text, j.kind, EXISTS (
+        SELECT FROM journals m WHERE (m.processor, m.matched_reference) = (l.processor, l.entry_reference))
+    FROM report_lines l LEFT JOIN journals j USING (journal_id)
+    WHERE l.processor = %s AND l.entry_reference = %s
+"""
 #: What a party owes in open items, and which they are.
 _DEBT = """
     SELECT coalesce(-sum(amount_minor), 0) AS owed_minor,
@@ -244,7 +253,7 @@ def refuse(approver_url: str, instruction_id: str, reason: str, today: date) -> 
         )
 
 
-def propose(url: str, proposal: WriteOff | Resolution | Retry, reason: str, maker: str) -> str:
+def propose(url: str, proposal: WriteOff | Resolution | Retry | Match, reason: str, maker: str) -> str:
     """Ask for something that another person decides; asked again before the decision it is the same proposal.
 
     Args:
@@ -285,11 +294,12 @@ _KINDS = {
     Resolution: ProposalKind.RESOLUTION,
     Retry: ProposalKind.RETRY,
     RuleChange: ProposalKind.RULE_CHANGE,
+    Match: ProposalKind.MATCH,
 }
 
 
 def write_proposal(
-    cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry | RuleChange, reason: str, maker: str
+    cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry | RuleChange | Match, reason: str, maker: str
 ) -> str:
     """Write a proposal, in the caller's transaction; one that says the same and is not decided is that one.
 
@@ -359,13 +369,13 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
                 transaction_lock(cursor, Lock.INSTRUCTIONS)
                 if not any(identity == again[0] for again in cursor.execute(_ACCEPTED.encode()).fetchall()):
                     continue  # somebody else carried it out meanwhile
-                proposal = WriteOff(**content) if kind == ProposalKind.WRITE_OFF else Resolution(**content)
+                proposal = _CARRIED_OUT[kind](**content)
                 fault = _fault(cursor, proposal)
                 if fault:
                     waiting[identity] = fault
                     continue
-                if isinstance(proposal, WriteOff):
-                    journals, entries = write_off_entries(identity, proposal, today)
+                if isinstance(proposal, WriteOff | Match):
+                    journals, entries = _posted_by(cursor, identity, proposal, today)
                     copy_frame(cursor, "journals", journals, run.stamp)
                     copy_frame(cursor, "ledger_entries", entries)
                 else:
@@ -375,7 +385,24 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
     return CarriedOut(tuple(done), waiting)
 
 
-def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry) -> str:
+_CARRIED_OUT: dict[str, type[WriteOff | Resolution | Match]] = {
+    ProposalKind.WRITE_OFF: WriteOff,
+    ProposalKind.RESOLUTION: Resolution,
+    ProposalKind.MATCH: Match,
+}
+
+
+def _posted_by(
+    cursor: psycopg.Cursor[Any], identity: str, proposal: WriteOff | Match, today: date
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    if isinstance(proposal, WriteOff):
+        return write_off_entries(identity, proposal, today)
+    row = cursor.execute(_LINE, (proposal.processor, proposal.entry_reference)).fetchone()
+    assert row is not None
+    return match_entries(identity, proposal, row[0], row[1], today)
+
+
+def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry | Match) -> str:
     """Say why a proposal does not fit what is stored; empty where it does."""
     if isinstance(proposal, WriteOff):
         row = cursor.execute(_DEBT, (proposal.party_id, proposal.currency)).fetchone()
@@ -392,6 +419,8 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry)
                 "to be written off: propose it again if it still is."
             )
         return ""
+    if isinstance(proposal, Match):
+        return _match_fault(cursor, proposal)
     if isinstance(proposal, Retry):
         party_id, currency = proposal.party_id, proposal.currency
         if proposal.failed and cursor.execute(_NEWEST_WAIT, (party_id, currency)).fetchone() is not None:
@@ -414,6 +443,21 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry)
             f"instruction {proposal.instruction_id} may still be sent until {not_after:%Y-%m-%d %H:%M:%S %Z}: a "
             "dispatch asks about it."
         )
+    return ""
+
+
+def _match_fault(cursor: psycopg.Cursor[Any], match: Match) -> str:
+    name = f"entry {match.entry_reference} of {match.processor}"
+    row = cursor.execute(_LINE, (match.processor, match.entry_reference)).fetchone()
+    if row is None:
+        return f"there is no {name} in any report that was taken in."
+    kind, is_matched = row[2:]
+    if kind != "unmatched":
+        return f"{name} was posted as {kind or 'a line without cash'}: only what belonged to nothing is matched."
+    if is_matched:
+        return f"{name} was matched before."
+    if match.account.startswith("fees:") and match.account != f"fees:{match.processor}":
+        return f"{name} is no fee of {match.account.removeprefix('fees:')}."
     return ""
 
 

@@ -71,7 +71,9 @@ _INSTRUCTIONS = """
 _UNMATCHED = """
     SELECT l.entry_reference, l.currency, l.amount_minor, l.report_date, coalesce(l.note, '')
     FROM report_lines l JOIN journals j USING (journal_id)
-    WHERE j.kind = 'unmatched' AND l.processor = {processor} AND l.report_date <= {day}
+    WHERE j.kind = 'unmatched' AND l.processor = {processor} AND l.report_date <= {day} AND NOT EXISTS (
+        SELECT FROM journals m
+        WHERE (m.processor, m.matched_reference) = (l.processor, l.entry_reference) AND m.day <= {day})
 """
 
 _BREAKS = """

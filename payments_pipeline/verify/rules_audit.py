@@ -30,7 +30,7 @@ AUDITED: dict[str, tuple[str, str]] = {
     ),
     "journals": (
         "journal_id",
-        "journal_id, kind, day, match_id, posting_no, instruction_id, processor, entry_reference, run_id, code_version, posted_at, created_xid, proposal_id, refund_id",
+        "journal_id, kind, day, match_id, posting_no, instruction_id, processor, entry_reference, run_id, code_version, posted_at, created_xid, proposal_id, refund_id, matched_reference",
     ),
     "ledger_entries": (
         "entry_id",

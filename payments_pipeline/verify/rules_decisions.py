@@ -63,6 +63,20 @@ RULES = {
                OR (p.content ->> 'amount_minor')::bigint IS DISTINCT FROM e.credit_minor OR NOT e.is_item)""",
         "SELECT count(*) FROM journals WHERE kind = 'write_off'",
     ),
+    "what was matched was accepted": TableRule(
+        """SELECT format('journal %s takes %s %s of entry %s out of suspense, to %s; proposal %s says %s and was %s; ask who '
+                         'posted it', j.journal_id, e.credit_minor - e.debit_minor, e.currency, j.matched_reference,
+                         e.account, j.proposal_id, coalesce(p.content::text, 'nothing'), coalesce(d.decision, 'not decided'))
+           FROM journals j JOIN ledger_entries e ON e.journal_id = j.journal_id AND e.account <> 'suspense'
+           LEFT JOIN proposals p USING (proposal_id) LEFT JOIN proposal_decisions d USING (proposal_id)
+           LEFT JOIN report_lines l ON (l.processor, l.entry_reference) = (j.processor, j.matched_reference)
+           WHERE j.kind = 'match' AND (
+               d.decision IS DISTINCT FROM 'accepted' OR p.kind IS DISTINCT FROM 'match'
+               OR p.content ->> 'entry_reference' IS DISTINCT FROM j.matched_reference
+               OR p.content ->> 'processor' IS DISTINCT FROM j.processor OR p.content ->> 'account' IS DISTINCT FROM e.account
+               OR (l.amount_minor, l.currency) IS DISTINCT FROM (e.credit_minor - e.debit_minor, e.currency))""",
+        "SELECT count(*) FROM journals WHERE kind = 'match'",
+    ),
     "rules changed in the past are posted as their effect was accepted": TableRule(
         f"""{_CHANGED_RULES}
             SELECT format('the %s-th run of %s posted %s under other rules of %s, in all %s, and nobody accepted that; '

@@ -48,6 +48,7 @@ _CHECKED = {
     "check_rule_changes": "journals",
     "check_ledger_entries": "ledger_entries",
     "check_write_offs": "ledger_entries",
+    "check_matches": "ledger_entries",
     "check_refund_entries": "ledger_entries",
     "lock_refunds": "refunds",
     "check_refunds": "refunds",

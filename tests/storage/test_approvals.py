@@ -6,17 +6,18 @@ from functools import partial
 
 import psycopg
 import pytest
-from money_zone import DAY, RUN, FakeProcessor, MoneyZone, fee, match, parties_frame, policy, share
+from money_zone import DAY, RUN, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
 from psycopg import errors
 from refunding import charge, refund, request
 
 from payments_pipeline import status
 from payments_pipeline.domain.errors import ConflictError, PayoutOutcomeUnknownError
-from payments_pipeline.domain.proposals import Resolution
+from payments_pipeline.domain.proposals import Match, Resolution, match_entries
 from payments_pipeline.processors.base import LookUp, LookUpStatus
 from payments_pipeline.storage import approvals, ledger_entries
 from payments_pipeline.storage.approvals import NotApprovedError
-from payments_pipeline.storage.postgres import connect
+from payments_pipeline.storage.postgres import connect, copy_frame
+from payments_pipeline.storage.reconciliation import reconcile_day
 from payments_pipeline.verify.tables import TABLE_RULES
 
 PARTIES = parties_frame(a="active", b="active")
@@ -301,6 +302,80 @@ def test_a_write_off_that_nobody_accepted_is_refused_by_postgres(owing, database
         assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
         with pytest.raises(errors.UniqueViolation):
             by_runtime(700)
+
+
+# Matching cash of nobody ---------------------------------------------------------------------------------------------
+
+
+MATCHED = [
+    (900, "party:a", {"cash:sandbox": 900, "party:a": -900}, {"a": 900}),
+    (-250, "party:a", {"cash:sandbox": -250, "party:a": 250}, {"a": -250}),
+    (5000, "pot:c9", {"cash:sandbox": 5000, "pot:c9": -5000}, {}),
+    (-7, "fees:sandbox", {"cash:sandbox": -7, "fees:sandbox": 7}, {}),
+]
+
+
+@pytest.mark.rule("accounts/suspense")
+@pytest.mark.parametrize(("minor", "account", "balances", "items"), MATCHED, ids=[each[1] for each in MATCHED])
+def test_cash_of_nobody_is_out_of_suspense_once_what_it_was_for_is_accepted(database, minor, account, balances, items):
+    zone = MoneyZone(database.url)
+    stray = line(None, minor, "other")
+    reference = stray["entry_reference"]
+    zone.take_in([stray], closing_minor=minor)
+    assert zone.balances()["suspense"] == -minor
+    asked = Match("sandbox", reference, account)
+    proposal = approvals.propose(database.url, asked, "a mail", "maker")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
+    approvals.decide(database.approver_url, proposal, "accepted", "seen the mail")
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == (proposal,)
+    assert approvals.carry_out_accepted(database.url, TODAY, RUN) == approvals.CarriedOut((), {})
+    assert zone.balances() == balances
+    assert zone.open_items() == items
+    zone.take_in([stray], closing_minor=minor)  # the report grows, and has the line still
+    assert zone.balances() == balances
+    with pytest.raises(NotApprovedError, match=f"entry {reference} of sandbox was matched before"):
+        approvals.propose(database.url, asked, "again", "maker")
+    rows = reconcile_day(database.url, TODAY, "sandbox", LIMITED)
+    assert reference not in set(rows["subject_id"])
+    before = reconcile_day(database.url, DAY + dt.timedelta(days=1), "sandbox", LIMITED)
+    assert reference in set(before["subject_id"]), "then nobody knew"
+    with connect(database.url) as connection:
+        assert TABLE_RULES["no money is in suspense"](connection).breaches == []
+        assert TABLE_RULES["what was matched was accepted"](connection).breaches == []
+
+
+def test_only_what_belonged_to_nothing_is_matched(zone, database):
+    zone.dispatch(PARTIES, FakeProcessor(), policy=LIMITED)
+    settled, fee_line = line(zone.instruction("a"), -600), line(None, -7, "fee")
+    zone.take_in([settled, fee_line], closing_minor=-607)
+    for reference, words in (
+        (settled["entry_reference"], "was posted as settlement"),
+        (fee_line["entry_reference"], "was posted as fee"),
+        ("none", "there is no entry none of sandbox"),
+    ):
+        with pytest.raises(NotApprovedError, match=words):
+            approvals.propose(database.url, Match("sandbox", reference, "party:a"), "x", "maker")
+
+
+@pytest.mark.parametrize("wrong", ["another account", "another amount", "nobody accepted"])
+def test_what_is_matched_otherwise_than_accepted_is_refused_by_postgres(database, wrong):
+    zone = MoneyZone(database.url)
+    stray = line(None, 900, "other")
+    zone.take_in([stray], closing_minor=900)
+    match_it = Match("sandbox", stray["entry_reference"], "party:a")
+    proposal = approvals.propose(database.url, match_it, "x", "maker")
+    if wrong != "nobody accepted":
+        approvals.decide(database.approver_url, proposal, "accepted", "x")
+    posted_as = Match("sandbox", stray["entry_reference"], "party:b") if wrong == "another account" else match_it
+    journals, entries = match_entries(proposal, posted_as, 899 if wrong == "another amount" else 900, "GBP", TODAY)
+
+    def by_runtime() -> None:
+        with connect(database.url) as connection, connection.transaction(), connection.cursor() as cursor:
+            copy_frame(cursor, "journals", journals, RUN.stamp)
+            copy_frame(cursor, "ledger_entries", entries)
+
+    with pytest.raises(errors.RestrictViolation, match="was not accepted for that"):
+        by_runtime()
 
 
 # Rules changed with effect in the past -------------------------------------------------------------------------------
