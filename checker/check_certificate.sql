@@ -59,7 +59,7 @@ SELECT json_build_object('of', 'journals', 'row', json_build_object(
     'posting_no', posting_no::text, 'instruction_id', instruction_id::text, 'processor', processor::text,
     'entry_reference', entry_reference::text, 'run_id', run_id::text, 'code_version', code_version::text,
     'posted_at', posted_at::text, 'created_xid', created_xid::text, 'proposal_id', proposal_id::text,
-    'refund_id', refund_id::text))
+    'refund_id', refund_id::text, 'matched_reference', matched_reference::text))
 FROM journals JOIN wanted_journals USING (journal_id)
 UNION ALL
 SELECT json_build_object('of', 'ledger_entries', 'row', json_build_object(

@@ -7,7 +7,7 @@ computes; nothing of it is used. A breach is a sentence that names the record.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import date
 from itertools import product
 from operator import is_
@@ -42,8 +42,15 @@ class RuleBroken(BaseException):
 _KEY = ("kind", "refund_id", "match_id", "pot", "pot_party_id", "line_no", "account", "currency")
 
 
-def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
-    """Name everything that breaks a rule."""
+def breaches(before: Snapshot, now: Snapshot, model: Model, under_way: Collection[str]) -> Iterator[str]:
+    """Name everything that breaks a rule.
+
+    Args:
+        before: what was stored at the last look.
+        now: what is stored.
+        model: told of what is new.
+        under_way: runs that were under way at the last look, and may have read before it.
+    """
     yield from _append_only(before, now)
     yield from _balanced(now)
     yield from _pots(now)
@@ -52,7 +59,7 @@ def breaches(before: Snapshot, now: Snapshot, model: Model) -> Iterator[str]:
     yield from _events(now)
     yield from _records(now)
     yield from _too_early(before, now)
-    yield from _untold(before, now)
+    yield from _untold(before, now, under_way)
     yield from _as_the_model_says(now, model)
 
 
@@ -179,9 +186,9 @@ def _events(now: Snapshot) -> Iterator[str]:
         yield "instruction_states is not where the events lead"
 
 
-def _untold(before: Snapshot, now: Snapshot) -> Iterator[str]:
+def _untold(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:
     """Find what a sweep could have taken and left open without a word."""
-    sweeps = now["sweeps"][len(before.get("sweeps", [])) :]
+    sweeps = [row for row in now["sweeps"][len(before.get("sweeps", [])) :] if row["run_id"] not in under_way]
     if not sweeps:
         return
     told = {(row["sweep_day"], row["seq"], row["party_id"], row["currency"]) for row in now["sweep_deferrals"]}

@@ -67,7 +67,9 @@ class World:
         self.payable: dict[str, set[str]] = {}
         self.faults: Counter[str] = Counter()
         self.acts = 0
-        self.started: list[Task] = []
+        #: Tasks started since the last look at what is stored, or under way then, by run; and the runs of the latter.
+        self.started: dict[Task, str] = {}
+        self.under_way_before: frozenset[str] = frozenset()
         self.lost_minor = 0
         database.set_clock(self.now())
 
@@ -259,7 +261,7 @@ class World:
         run = RunInfo(f"run {self.acts}", "simulated", "scheduler")
         name = f"{act.kind} {act.day} ({run.run_id})"
         task = self.effects.start(name, lambda: self._judged(task, run, act), act.fate)
-        self.started.append(task)
+        self.started[task] = run.run_id
         return task
 
     def _judged(self, task: Task, run: RunInfo, act: ops.Act) -> None:
@@ -304,13 +306,14 @@ class World:
 
     def observe(self) -> None:
         """Read what is stored, tell the model what is new, and hold every rule."""
-        started, self.started = self.started, list(self.effects.under_way)
-        for task in started:
+        for task in self.started:
             if task.error is not None:
                 raise RuleBroken(f"{task.name} raised {type(task.error).__name__}: {task.error}") from task.error
         before, self.snapshot = self.snapshot, self.database.snapshot()
         tell(self, before)
-        found = list(breaches(before, self.snapshot, self.model))
+        found = list(breaches(before, self.snapshot, self.model, self.under_way_before))
+        self.started = {task: self.started[task] for task in self.effects.under_way}
+        self.under_way_before = frozenset(self.started.values())
         twice = self.processor.paid_twice()
         found += [f"key {key} was carried out twice" for key in twice]
         if found:
