@@ -1,4 +1,4 @@
-"""Rules over what is stored in files, beside the tables: match days, reports, and who may be paid.
+"""Rules over what is stored in files, beside the tables: match days, reports and certificates.
 
 Belongs here: reading each day once for all its rules. Does not belong here: the rules of a match day (`rules_shares`).
 """
@@ -13,18 +13,17 @@ import psycopg
 
 from payments_pipeline.settings import Settings
 from payments_pipeline.storage.objects import ObjectStore, open_store
-from payments_pipeline.verify import rules_matches, rules_shares
+from payments_pipeline.verify import rules_input, rules_matches, rules_shares
 from payments_pipeline.verify.found import Found
 from payments_pipeline.verify.parquet_rows import read_rows
 from payments_pipeline.verify.rules_certificates import CERTIFICATES, certificates_say_what_was_posted
 from payments_pipeline.verify.stored_days import ReferenceNow, stored_days, stored_keys
 
-_DAY_RULES = rules_shares.RULES | rules_matches.RULES
+_DAY_RULES = rules_input.RULES | rules_shares.RULES | rules_matches.RULES
 _REPORTS = "report lines are those of the stored reports"
 _INTAKES = "intakes and balances are those of the stored reports"
-_PAYABLE = "no approved instruction is of a party that may not be paid"
 #: In the order in which they are checked.
-FILE_RULES = (*_DAY_RULES, _REPORTS, _INTAKES, _PAYABLE, CERTIFICATES)
+FILE_RULES = (*_DAY_RULES, _REPORTS, _INTAKES, CERTIFICATES)
 #: What both the stored report and `report_lines` hold of a line, but its key.
 _LINE_COLUMNS = (
     "report_date",
@@ -61,7 +60,6 @@ def check_files(
     yield from found.items()
     yield _REPORTS, report_lines_equal_reports(connection, store)
     yield _INTAKES, intakes_equal_reports(connection, store)
-    yield _PAYABLE, approved_parties_may_be_paid(connection, reference)
     yield CERTIFICATES, certificates_say_what_was_posted(connection, store, certificates)
 
 
@@ -133,22 +131,3 @@ def _said(content: tuple[Any, ...] | None) -> str:
         return "nowhere"
     report_date, kind, amount, currency, key, *_ = content
     return f"{report_date} as {kind} of {amount} {currency} under key {key}"
-
-
-def approved_parties_may_be_paid(connection: psycopg.Connection, reference: ReferenceNow) -> Found:
-    """A party on hold or closed has no approved instruction: the next dispatch would cancel it."""
-    approved = connection.execute(
-        """SELECT i.instruction_id, i.party_id, i.direction, i.amount_minor, i.currency::text
-           FROM payout_instructions i JOIN instruction_states s USING (instruction_id)
-           WHERE s.state = 'approved' ORDER BY i.sweep_day, i.instruction_id"""
-    ).fetchall()
-    status = reference.data.party_status if approved else {}
-    return Found(
-        len(approved),
-        [
-            f"instruction {instruction_id} ({direction} {amount} {currency}) is approved and {party_id} is "
-            f"{status.get(party_id, 'not in the reference data')}; dispatch cancels it, run its day again"
-            for instruction_id, party_id, direction, amount, currency in approved
-            if status.get(party_id) != "active"
-        ],
-    )

@@ -1,6 +1,6 @@
 """Reference data as `verify` reads it: plainly, row by row, by code of its own.
 
-Belongs here: rows of the three tables, alike from each format, and what a match falls under. Does not belong here:
+Belongs here: rows of the two tables that it needs, alike from each format, and what a match falls under. Does not belong here:
 saying what is wrong with a row, which its own check does; here a row that cannot be read is passed over.
 """
 
@@ -38,12 +38,10 @@ class Reference:
     Attributes:
         competitions: rows.
         lines: rows of fee_schedules.
-        party_status: of each party.
     """
 
     competitions: list[Row]
     lines: list[Row]
-    party_status: dict[str, str]
 
     def competition(self, competition_id: str, day: date) -> Row | None:
         """Give the row in force on a day; None where there is none."""
@@ -94,13 +92,13 @@ class Reference:
 
 
 def read_reference(store: ObjectStore) -> Reference:
-    """Read the three tables from whichever format they come in.
+    """Read both tables from whichever format they come in.
 
     Raises:
         ConfigurationError: one of them is not there, or there twice.
     """
     tables = {}
-    for table in ("competitions", "fee_schedules", "parties"):
+    for table in ("competitions", "fee_schedules"):
         names = {f"{table}.{extension}": read for extension, read in _READERS.items()}
         keys = [found.key for found in store.list(f"{table}.") if found.key in names]
         if len(keys) != 1:
@@ -115,7 +113,6 @@ def read_reference(store: ObjectStore) -> Reference:
     return Reference(
         [row for row in tables["competitions"] if row.get("competition_id")],
         [row for row in tables["fee_schedules"] if row.get("competition_id") and row.get("version")],
-        {row["party_id"]: row.get("status", "") for row in tables["parties"] if row.get("party_id")},
     )
 
 

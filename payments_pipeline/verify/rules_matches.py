@@ -72,6 +72,10 @@ def posted_matches_are_the_stored_ones(stored: StoredDay) -> Found:
     )
     if stored.posting is None:
         return found
+    if gone := [asset for asset in ("match_results", "match_participants") if stored.file(asset) is None]:
+        words = "see PAYMENTS_STORAGE_URL, or run the day again"
+        found.breaches.append(f"{stored.day} is posted and its {' and '.join(gone)} are not stored; {words}")
+        return found
     if left_out := _left_out(stored):
         return Found(0, found.breaches, left_out)
     for name, stated, number in (

@@ -58,6 +58,7 @@ _SHARE_COLUMNS = (
 _COLUMNS = {
     "match_results": _MATCH_COLUMNS,
     "match_participants": _PARTICIPANT_COLUMNS,
+    "rejected_records": ("dataset", "outcome"),
     "participant_shares": _SHARE_COLUMNS,
 }
 
@@ -112,6 +113,10 @@ class StoredDay:
     posting: DayPosting | None
     match_postings: MatchPostings
     reference_now: ReferenceNow
+
+    def file(self, asset: str) -> tuple[list[Row], dict[str, Any]] | None:
+        """Give rows and metadata of an asset's partition; None where it is not stored."""
+        return self._files[asset]
 
     @property
     def shares(self) -> list[Row] | None:

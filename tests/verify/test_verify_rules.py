@@ -68,7 +68,7 @@ def test_every_rule_over_tables_has_a_fault() -> None:
     assert [rule for rule, _, _ in FAULTS] == list(TABLE_RULES)
 
 
-POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, PAYABLE, CERTIFICATES = FILE_RULES
+READ, POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, CERTIFICATES = FILE_RULES
 
 
 def with_amounts(changes: dict[int, int]) -> Callable[[pa.Table], pa.Table]:
@@ -107,8 +107,9 @@ FILE_FAULTS: list[tuple[str, str, Callable[[pa.Table], pa.Table], set[str]]] = [
         {POTS, DIVISION, POSTED, MATCHES},
     ),
     ("another home club", "match_results", with_clubs_swapped, {DIVISION, MATCHES}),
-    ("no participants", "match_participants", lambda table: table.slice(0, 0), {DIVISION, MATCHES}),
-    ("no matches", "match_results", lambda table: table.slice(0, 0), {POTS, DIVISION, MATCHES}),
+    ("no participants", "match_participants", lambda table: table.slice(0, 0), {READ, DIVISION, MATCHES}),
+    ("no matches", "match_results", lambda table: table.slice(0, 0), {READ, POTS, DIVISION, MATCHES}),
+    ("a rejected row lost", "rejected_records", lambda table: table.slice(1), {READ}),
 ]
 
 
@@ -150,13 +151,6 @@ def test_a_report_line_that_no_stored_report_has_is_found(world: World) -> None:
     assert broken(world).keys() == {REPORTS, INTAKES}
 
 
-def test_an_approved_instruction_of_a_party_on_hold_is_found(world: World) -> None:
-    parties = Path(world.settings.reference) / "parties.csv"
-    parties.write_text(parties.read_text("utf-8").replace("GB,active,tok_ref", "GB,on_hold,tok_ref"), "utf-8")
-    (words,) = broken(world)[PAYABLE]
-    assert "(credit 1500 GBP) is approved and ref is on_hold" in words
-
-
 def test_reference_data_that_is_not_there_is_an_error_and_no_silence(world: World) -> None:
     (Path(world.settings.reference) / "fee_schedules.csv").unlink()
     with pytest.raises(ConfigurationError, match=r"no fee_schedules\.csv"):
@@ -172,7 +166,27 @@ def test_twenty_breaches_are_named_and_the_rest_counted(world: World) -> None:
 
 def test_stored_shares_without_their_matches_are_found(world: World) -> None:
     (Path(world.settings.storage) / "match_results" / "date=2024-08-18" / "part-0.parquet").unlink()
-    assert broken(world).keys() == {POTS, DIVISION}
+    found = broken(world)
+    assert found.keys() == {READ, POTS, DIVISION, MATCHES}
+    assert found[MATCHES] == (
+        "2024-08-18 is posted and its match_results are not stored; see PAYMENTS_STORAGE_URL, or run the day again",
+    )
+
+
+@pytest.mark.parametrize("asset", ["match_participants", "rejected_records"])
+def test_a_posted_day_without_what_it_was_computed_of_is_found(world: World, asset: str) -> None:
+    (Path(world.settings.storage) / asset / "date=2024-08-18" / "part-0.parquet").unlink()
+    found = broken(world)
+    assert found[READ] == (f"2024-08-18: {asset} is not stored; run the day again",)
+    assert (MATCHES in found) == (asset == "match_participants")
+
+
+def test_files_of_different_input_are_left_out_of_the_count(world: World) -> None:
+    path = Path(world.settings.storage) / "rejected_records" / "date=2024-08-18" / "part-0.parquet"
+    path.write_bytes((Path(world.settings.storage) / "rejected_records/date=2024-08-17/part-0.parquet").read_bytes())
+    result = results(world)[READ]
+    assert result.ok
+    assert [words[:10] for words in result.left_out] == ["2024-08-18"]
 
 
 def test_a_torn_file_is_an_error_and_no_silence(world: World) -> None:

@@ -75,6 +75,19 @@ RULES_HASH = hashlib.sha256(
 ).hexdigest()
 
 
+STORED = (schemas.MATCH_RESULTS, schemas.MATCH_PARTICIPANTS, schemas.PARTICIPANT_SHARES, schemas.REJECTED_RECORDS)
+REJECTED = {
+    "dataset": "match_results",
+    "outcome": "rejected",
+    "line_number": 3,
+    "match_id": "m9",
+    "party_id": None,
+    "reason": "unknown_club",
+    "words": "no such club",
+    "raw": "m9,…",
+}
+
+
 @dataclass
 class Answers:
     """A processor that does as it is told, by token."""
@@ -230,10 +243,11 @@ class World:
         }
         named = pd.DataFrame(shares, columns=schemas.PARTICIPANT_SHARES.names)
         frames = [pd.DataFrame(matches), participants, named.astype({"line_no": "int64", "amount_minor": "int64"})]
-        for schema, frame in zip(
-            (schemas.MATCH_RESULTS, schemas.MATCH_PARTICIPANTS, schemas.PARTICIPANT_SHARES), frames, strict=True
-        ):
-            self.store(schema, day, frame, {"input_hashes": hashes})
+        rejected = pd.DataFrame([REJECTED | {"source": f"{day}.csv"}])
+        # Of the results one more was read than is accepted.
+        counts = {"match_results": {"read": len(matches) + 1}, "match_participants": {"read": len(participants)}}
+        for schema, frame in zip(STORED, (*frames, rejected), strict=True):
+            self.store(schema, day, frame, {"input_hashes": hashes, "counts": counts})
         post_day(self.url, day, DayInput(*frames, NOBODY, hashes), lambda: hashes, RUN)
         write_certificates(self.url, open_store(self.settings.storage), day)
 
