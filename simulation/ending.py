@@ -81,8 +81,9 @@ def verify_all(world: World) -> None:
     Raises:
         RuleBroken: `verify` finds a breach that the world's own troubles do not explain.
     """
-    dates = sorted({line["report_date"] for line in world.processor.lines})
-    for day in dates:
+    dates = {line["report_date"] for line in world.processor.lines}
+    dates |= {date.fromisoformat(str(row["report_date"])) for row in world.snapshot["report_intakes"]}
+    for day in sorted(dates):
         _calm_act(world, "settle", (day - FIRST_DAY).days)
     world.observe()
     with connect(world.database.url) as connection:

@@ -1,7 +1,7 @@
 """Reference data as `verify` reads it: plainly, row by row, by code of its own.
 
-Belongs here: rows of the two tables that it needs, alike from each format, and what a match falls under. Does not belong here:
-saying what is wrong with a row, which its own check does; here a row that cannot be read is passed over.
+Belongs here: rows of the two tables that it needs, alike from each format, and what a match falls under. Does not
+belong here: saying what is wrong with a row, which its own check does; a row that cannot be read is passed over.
 """
 
 from __future__ import annotations

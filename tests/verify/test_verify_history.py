@@ -14,7 +14,7 @@ from verify_world import FIRST, M1, SECOND, World, match, share
 from payments_pipeline.verify.files import FILE_RULES
 from payments_pipeline.verify.tables import TABLE_RULES
 
-POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, PAYABLE, CERTIFICATES = FILE_RULES
+READ, POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, CERTIFICATES = FILE_RULES
 CASH = "cash equals the processor's closing balance"
 REVISIONS = "a match is posted again only as its revision allows"
 LOST = "nobody posted with a match is lost under the same revision"
@@ -39,7 +39,7 @@ def state_other_input(world: World, asset: str, day: date) -> None:
 
 
 def test_shares_written_again_and_not_posted_yet_are_no_breach_and_said_to_wait(world: World) -> None:
-    for asset in ("match_results", "match_participants", "participant_shares"):
+    for asset in ("match_results", "match_participants", "rejected_records", "participant_shares"):
         state_other_input(world, asset, SECOND)
     rewrite(world, "participant_shares", lambda table: table.slice(0, 0), str(SECOND))
     assert broken(world).keys() == {DIVISION}, "what is stored still has to follow from the schedule"

@@ -18,7 +18,8 @@ from payments_pipeline.storage.reference import read_reference as read_files
 from payments_pipeline.verify.files import FILE_RULES
 from payments_pipeline.verify.reference import read_reference
 
-DIVISION = FILE_RULES[2]
+DIVISION = "shares are divided as the schedule says, in exact fractions"
+assert DIVISION in FILE_RULES
 FORMATS = ("csv", "jsonl", "parquet")
 NUMBERS = ("line_no", "value", "cap_minor")
 PARTIES = "party_id,party_type,name,country,status,payout_token,collection_token\n" + "".join(
