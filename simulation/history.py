@@ -201,6 +201,8 @@ class _Drawing:
             operations += self.happenings()
             if rng.random() < 0.16 * self.trouble["refunds"]:
                 operations += [self.refund(), self.overlapping_refund()]
+            if rng.random() < 0.16 * self.trouble["people"]:
+                operations += rng.choice(self.stories())(day)
         limit = rng.choice((10**9, 10**9, 500, 5_000))
         return History(self.days, limit, rng.choice((10**9, 10**9, 20_000)), tuple(operations))
 
@@ -271,6 +273,63 @@ class _Drawing:
     def decide(self) -> Act:
         kind = self.rng.choice(("approve", *DECISIONS))
         return self.act(kind, self.rng.randrange(6 if kind == "write_off" else 3))
+
+    def stories(self) -> tuple[Callable[[int], list[Operation]], ...]:
+        """Give what people do where it tells; drawn one by one their acts would seldom find something that waits."""
+        return (
+            self.rules_story,
+            self.rules_story,
+            self.debt_story,
+            self.cash_story,
+            self.limit_story,
+            self.retry_story,
+        )
+
+    def rules_story(self, day: int) -> list[Operation]:
+        """Rules change with effect in the past; what that would do is accepted or not, and the day is run again."""
+        decision = self.act(self.rng.choice(("accept", "accept", "decline")), 0)
+        run = [self.act(kind, day) for kind in ("post", "sweep")]
+        return [*(ChangeRules(match_id, 1) for match_id in self.matches), self.act("post", day), decision, *run]
+
+    def debt_story(self, day: int) -> list[Operation]:
+        """What was paid is owed back after a void, and a person gives it up; another accepts now, later or never."""
+        match_id = self.any_match()
+        competition, at = self.matches[match_id]
+        paid = [Bank(0, "settle", 0)] * 3
+        void = Deliver(match_id, competition, at, 1, "void", 0, ())
+        decisions = [self.act(kind, self.rng.randrange(6)) for kind in ("write_off", "write_off")]
+        late = self.act(self.rng.choice(("accept", "decline")), 0)
+        return [
+            *paid,
+            self.act("settle", day + 1),
+            void,
+            self.act("post", at),
+            *decisions,
+            late,
+            self.act("sweep", day),
+        ]
+
+    def cash_story(self, day: int) -> list[Operation]:
+        """Cash comes that belongs to nothing, and a person finds out what it was for."""
+        line = OtherLine(self.rng.choice(("unknown_key", "other")), day)
+        return [line, self.act("settle", day), self.act("match", 0), self.act("reconcile", day)]
+
+    def limit_story(self, day: int) -> list[Operation]:
+        """What is held is approved, and sent."""
+        decisions = [self.act("approve", 0), self.act("approve", self.rng.randrange(2))]
+        return [self.act("sweep", day), *decisions, self.act("dispatch", day)]
+
+    def retry_story(self, day: int) -> list[Operation]:
+        """An account fails time and again until its party waits; a person says that it works again."""
+        failing: list[Operation] = []
+        for on in range(day + 1, day + 7, 2):
+            failing += [
+                Bank(-1, "fail", 0),
+                self.act("settle", on),
+                self.act("sweep", on + 1),
+                self.act("dispatch", on + 1),
+            ]
+        return [*failing, self.act("retry", 0), self.act("sweep", day + 9), self.act("dispatch", day + 9)]
 
     def refund(self) -> Act:
         return self.act(REFUND, self.rng.randrange(REFUNDS))

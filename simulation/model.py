@@ -39,6 +39,8 @@ from simulation.inputs import (
 
 #: (party, currency)
 Account = tuple[str, str]
+#: Amounts given back of each fee, (match, payer), in their order.
+Refunds = dict[tuple[str, str], list[int]]
 _Key = TypeVar("_Key", bound=Hashable)
 
 
@@ -133,7 +135,7 @@ class RuleChange:
 
     Attributes:
         matches: match, version of the rules, content, and the number that its posting would have.
-        effect: party and minor units, where it changes.
+        effect: party and minor units, refunds too, where it changes.
     """
 
     matches: frozenset[tuple[str, int, str, int]]
@@ -150,7 +152,7 @@ class Model:
     by_hand: dict[Account, int] = field(default_factory=dict)
     instructed: dict[str, Instructed] = field(default_factory=dict)
     breaks: dict[int, set[str]] = field(default_factory=dict)
-    refunds: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    refunds: Refunds = field(default_factory=dict)
 
     def post(self, day: int, landed: tuple[Match, ...]) -> None:
         """Post a day from what was landed for it."""
@@ -183,7 +185,7 @@ class Model:
                         (party, sign * minor)
                         for match in of_one
                         for sign, each in ((1, match), (-1, self.posted[match.match_id]))
-                        for party, minor in shares(each).items()
+                        for party, minor in self.due(each).items()
                     ).items()
                 ),
             )
@@ -233,16 +235,24 @@ class Model:
             ((party, match.currency), minor) for match in self.posted.values() for party, minor in shares(match).items()
         )
 
-    def owed(self) -> dict[Account, int]:
-        """Give what is posted for each party, refunds and write-offs too."""
+    def due(self, match: Match) -> dict[str, int]:
+        """Give what each party is owed of a match, after the refunds of it."""
         back = []
         for (match_id, player), amounts in self.refunds.items():
-            match = self.posted.get(match_id)
-            if match is not None and charges(match, player):
+            if match_id == match.match_id and charges(match, player):
                 for parts in given_back(match, amounts):
-                    back += [((party, match.currency), -minor) for party, minor in parts.items()]
-                    back.append(((player, match.currency), sum(parts.values())))
-        return _sums([*self.accrued().items(), *self.by_hand.items(), *back])
+                    back += [(party, -minor) for party, minor in parts.items()]
+                    back.append((player, sum(parts.values())))
+        return _sums([*shares(match).items(), *back])
+
+    def owed(self) -> dict[Account, int]:
+        """Give what is posted for each party, refunds and write-offs too."""
+        due = [
+            ((party, match.currency), minor)
+            for match in self.posted.values()
+            for party, minor in self.due(match).items()
+        ]
+        return _sums([*due, *self.by_hand.items()])
 
     def open(self) -> dict[Account, int]:
         """Give what each party must have open."""

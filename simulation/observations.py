@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.acts import ZONE
 from simulation.database import Row, Snapshot
 from simulation.inputs import Match
-from simulation.model import Instructed, Model, RuleChange
+from simulation.model import Instructed, Model, Refunds, RuleChange
 from simulation.rules import RuleBroken, accrued_of, came_back_in_a_row, goes_on
 
 if TYPE_CHECKING:
@@ -86,24 +86,34 @@ def _tell_postings(world: World, before: Snapshot) -> None:
     if not runs:
         return
     # Several days that were posted at once: some order of them explains what is stored. A run that stalled may
-    # have asked what is accepted before something was.
+    # have asked what is accepted before something was; what was refunded meanwhile it may have seen or not.
     knew = [dict.fromkeys([world.model.accepted, *world.accepted[since:]]) for _, _, since in runs]
     tried = [
-        _posted(world, [(day, landed, accepted) for (day, landed, _), accepted in order])
+        _posted(world, [(day, landed, accepted) for (day, landed, _), accepted in order], refunds)
         for accepted in product(*knew)
+        for refunds in _refunds(world, before)
         for order in permutations(zip(runs, accepted, strict=True))
     ]
     world.model = next((each for each in tried if _explains(world, each)), tried[0]) if len(tried) > 1 else tried[0]
 
 
-def _posted(world: World, runs: list[tuple[int, tuple[Match, ...], frozenset[RuleChange]]]) -> Model:
+def _refunds(world: World, before: Snapshot) -> list[Refunds]:
+    """Give what the model knows was refunded of each fee, and that with what is new."""
+    known = world.model.refunds
+    more: Refunds = {pot: list(amounts) for pot, amounts in known.items()}
+    for row in sorted(_new(world, before, "refunds", "refund_id"), key=lambda row: str(row["pot_no"])):
+        more.setdefault((str(row["match_id"]), str(row["pot_party_id"])), []).append(row["amount_minor"])
+    return [known, more] if more != known else [known]
+
+
+def _posted(world: World, runs: list[tuple[int, tuple[Match, ...], frozenset[RuleChange]]], refunds: Refunds) -> Model:
     """Give the model after these postings, one after the other, each with what it found accepted."""
     now = world.model
-    tried = replace(now, posted=dict(now.posted), postings=dict(now.postings), breaks=dict(now.breaks))
+    tried = replace(now, posted=dict(now.posted), postings=dict(now.postings), breaks=dict(now.breaks), refunds=refunds)
     for day, landed, accepted in runs:
         tried.accepted = accepted
         tried.post(day, landed)
-    tried.accepted = now.accepted
+    tried.accepted, tried.refunds = now.accepted, now.refunds
     return tried
 
 

@@ -81,11 +81,24 @@ class Payment:
 
 @dataclass
 class SimulatedProcessor:
-    """The processor; its clock is the true one, whatever the pipeline's says."""
+    """The processor; its clock is the true one, whatever the pipeline's says.
+
+    Attributes:
+        effects: each call of it is a boundary.
+        now: the true time.
+        seen: told of each request that reaches it: key, bytes, whether its sender had no answer to the one before.
+        payments: requests that it took, in order.
+        answers: to the next submissions; empty where it behaves.
+        down: whether it answers nothing.
+        lines: of its reports.
+        injected: how often it misbehaved, by kind.
+        submissions: requests that were handed over, by key.
+        unanswered: keys whose newest request had no answer, nor a look-up since.
+    """
 
     effects: Effects
     now: Callable[[], datetime]
-    seen: Callable[[str, bytes], None]
+    seen: Callable[[str, bytes, bool], None]
     name: str = NAME
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(KEY_LIFETIME, 3, 1_000_000, 30.0))
     payments: list[Payment] = field(default_factory=list)
@@ -93,7 +106,8 @@ class SimulatedProcessor:
     down: bool = False
     lines: list[dict[str, Any]] = field(default_factory=list)
     injected: dict[str, int] = field(default_factory=dict)
-    submissions: int = 0
+    submissions: dict[str, int] = field(default_factory=dict)
+    unanswered: set[str] = field(default_factory=set)
 
     async def __aenter__(self) -> Self:
         """Nothing is opened."""
@@ -118,18 +132,23 @@ class SimulatedProcessor:
 
     async def submit(self, body: bytes, idempotency_key: str) -> Acknowledgement:
         """Take a request, or not, and answer, or not."""
+        # As it is handed over: what stands at the boundary may reach the processor long after.
+        in_doubt = idempotency_key in self.unanswered
+        self.unanswered.add(idempotency_key)
+        self.submissions[idempotency_key] = self.submissions.get(idempotency_key, 0) + 1
         self.effects.boundary(outside=True)
-        self.seen(idempotency_key, body)
-        self.submissions += 1
+        self.seen(idempotency_key, body, in_doubt)
         answer = self._answer()
         if answer == "lost_request":
             raise PayoutOutcomeUnknownError("no answer")
         if answer == "unavailable":
+            self.unanswered.discard(idempotency_key)
             raise ProcessorUnavailableError("503")
         payment = self._take(body, idempotency_key, rejected=answer == "rejected")
         self.effects.boundary(outside=True)
         if answer == "lost_response":
             raise PayoutOutcomeUnknownError("no answer")
+        self.unanswered.discard(idempotency_key)
         if payment.rejected:
             raise PayoutRejectedError("refused", code="account_closed")
         return Acknowledgement(f"ref {idempotency_key}")
@@ -168,6 +187,7 @@ class SimulatedProcessor:
         if self.down:
             self._count("look_up_unanswered")
             raise ProcessorUnavailableError("503")
+        self.unanswered.discard(idempotency_key)
         payment = self._find(idempotency_key)
         if payment is None:
             return LookUp(LookUpStatus.NEVER_SEEN)

@@ -194,12 +194,16 @@ def _untold(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iter
     told = {(row["sweep_day"], row["seq"], row["party_id"], row["currency"]) for row in now["sweep_deferrals"]}
     swept = {row["sweep_day"] for row in before.get("sweeps", [])}
     claimed = {row["item_id"]: row["next_claim_no"] for row in before.get("open_items", [])}
+    postings = sorted(now["match_postings"], key=lambda row: row["posting_no"])
+    match_days = {row["match_id"]: row["match_day"] for row in postings}
     for sweep, item in product(sweeps, now["open_items"]):
         day, key = sweep["sweep_day"], (item["party_id"], item["currency"])
         if claimed.get(item["item_id"]) != item["next_claim_no"]:
             continue  # it came to be open, or was claimed and freed, while the sweep was under way
         free = item["available_after"] is None or item["available_after"] < day
-        due = item["day"] == day or (item["day"] < day and (item["match_id"] is None or item["day"] in swept))
+        # Nothing of a fee is given back before its match's day was swept.
+        of = match_days[item["match_id"]] if item["kind"] == "refund" else item["day"]
+        due = item["day"] <= day and (of == day or item["match_id"] is None or of in swept)
         if free and due and (day, sweep["seq"], *key) not in told:
             yield f"the sweep of {day} left item {item['item_id']} of {key} open and does not say why"
 

@@ -284,7 +284,7 @@ class World:
                 raise
             self.faults["refused_past_its_deadline"] += 1
 
-    def seen(self, key: str, body: bytes) -> None:
+    def seen(self, key: str, body: bytes, in_doubt: bool) -> None:  # noqa: FBT001 - the processor's callback
         """Hold what reaches the processor against what is committed: nothing leaves without an attempt of its bytes."""
         row = self.database.admin.execute(
             """SELECT count(*), bool_or(request = %s), max(attempt_no), min(not_after),
@@ -297,6 +297,10 @@ class World:
         attempts, same, _newest, not_after, state, run_id = row
         if not attempts or not same:
             raise RuleBroken(f"rule 6: key {key} was sent, and no attempt with its bytes is committed")
+        if in_doubt:
+            raise RuleBroken(f"rule 8: key {key} was sent again, and nobody asked what became of it before")
+        if self.processor.submissions[key] > attempts:
+            raise RuleBroken(f"rule 6: key {key} was sent more often than the {attempts} attempts that are committed")
         if self.now() >= not_after:
             raise RuleBroken(f"rule 12: key {key} was sent at {self.now()}, after its deadline {not_after}")
         if state == "submitting" and json.loads(body)["token"] not in self.payable[run_id]:

@@ -138,6 +138,13 @@ SENT_FIRST = Edit(
 _NO_ANSWER = 'except PayoutOutcomeUnknownError as error:\n        return Outcome(attempt, "unknown"'
 UNKNOWN_FAILED = Edit(dispatch, "_Course.submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"rejected"'))
 UNKNOWN_AGAIN = Edit(dispatch, "_Course.submit", _NO_ANSWER, _NO_ANSWER.replace('"unknown"', '"unavailable"'))
+SENT_TWICE = Edit(
+    dispatch,
+    "_Course.submit",
+    "acknowledgement = await self.processor.submit(attempt.request, key)",
+    "await self.processor.submit(attempt.request, key)\n"
+    "        acknowledgement = await self.processor.submit(attempt.request, key)",
+)
 NEW_KEY = Edit(
     submitting, "begin_again", "attempt_no + 1, idempotency_key,", "attempt_no + 1, idempotency_key || '.2',"
 )

@@ -264,6 +264,18 @@ SENDING = (
         caught_by="rule 8: instruction .* failed, and the processor never refused it",
     ),
     Fault(
+        "what had no answer is tried again, and nobody is asked",
+        (NO_ANSWER, *SENT),
+        (put.UNKNOWN_AGAIN,),
+        caught_by="rule 8: key .* was sent again, and nobody asked what became of it before",
+    ),
+    Fault(
+        "a request leaves twice under one attempt",
+        SENT,
+        (put.SENT_TWICE,),
+        caught_by="rule 6: key .* was sent more often than the 1 attempts that are committed",
+    ),
+    Fault(
         "what had no answer is tried again under a new key",
         (NO_ANSWER, *SENT),
         (put.UNKNOWN_AGAIN, put.NEW_KEY),
