@@ -173,6 +173,7 @@ def write_off(world: World, run: RunInfo, number: int) -> None:
         identity = approvals.propose(world.database.url, asked, "insolvent", "somebody")
         world.faults["write_off_proposed"] += 1
         if number % 2 == 0:
+            world.faults["write_off_accepted"] += 1
             approvals.decide(world.database.approver_url, identity, "accepted", "seen")
             approvals.carry_out_accepted(world.database.url, world.now().date(), run)
 

@@ -323,12 +323,8 @@ class _Drawing:
         """An account fails time and again until its party waits; a person says that it works again."""
         failing: list[Operation] = []
         for on in range(day + 1, day + 7, 2):
-            failing += [
-                Bank(-1, "fail", 0),
-                self.act("settle", on),
-                self.act("sweep", on + 1),
-                self.act("dispatch", on + 1),
-            ]
+            run = (self.act(kind, on + 1) for kind in ("sweep", "dispatch"))
+            failing += [*[Bank(0, "fail", 0)] * 6, self.act("settle", on), *run]
         return [*failing, self.act("retry", 0), self.act("sweep", day + 9), self.act("dispatch", day + 9)]
 
     def refund(self) -> Act:

@@ -76,11 +76,13 @@ class Party:
         status: active, on_hold or closed.
         token: number of its payout token; None where it has none.
         collectable: whether it has a collection token.
+        mandate: number of its collection token.
     """
 
     status: str = "active"
     token: int | None = 1
     collectable: bool = True
+    mandate: int = 1
 
     def payout_token(self, party_id: str) -> str | None:
         """Give the token that it is paid by."""
@@ -88,7 +90,7 @@ class Party:
 
     def collection_token(self, party_id: str) -> str | None:
         """Give the token that it is collected from by."""
-        return f"collect {party_id}" if self.collectable else None
+        return f"collect {party_id} {self.mandate}" if self.collectable else None
 
 
 #: A player's match fee under each version of the rules.

@@ -67,7 +67,8 @@ def _tell_decisions(world: World, before: Snapshot) -> None:
             account = asked["party_id"], asked["currency"]
             world.model.by_hand[account] = world.model.by_hand.get(account, 0) + asked["amount_minor"]
         elif row["kind"] == "match":
-            [line] = [each for each in world.processor.lines if each["entry_reference"] == row["matched_reference"]]
+            # A line may come twice.
+            line = next(each for each in world.processor.lines if each["entry_reference"] == row["matched_reference"])
             account = proposals[row["proposal_id"]]["account"].removeprefix("party:"), line["currency"]
             world.model.by_hand[account] = world.model.by_hand.get(account, 0) + line["amount_minor"]
     for row in _new(world, before, "proposal_decisions", "proposal_id"):

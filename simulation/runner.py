@@ -93,16 +93,13 @@ def live(database: Database, history: History, policy: Policy, figures: Figures,
     world = World(database, history, policy)
     try:
         for number, operation in enumerate(history.operations):
-            try:
+            with _told(f"after operation {number + 1}: "):
                 world.perform(operation)
-            except RuleBroken as broken:
-                raise RuleBroken(f"after operation {number + 1}: {broken}") from broken
-        try:
+        with _told("at the end: "):
             calm(world)
-        except RuleBroken as broken:
-            raise RuleBroken(f"at the end: {broken}") from broken
         if verify:
-            verify_all(world)
+            with _told(""):
+                verify_all(world)
     finally:
         world.close()
         figures.operations += len(history.operations)
@@ -114,6 +111,17 @@ def live(database: Database, history: History, policy: Policy, figures: Figures,
         figures.sites += Counter(world.effects.sites)
         figures.boundaries += sum(world.effects.sites.values())
         figures.crash_sites += Counter(world.effects.crash_sites)
+
+
+@contextmanager
+def _told(when: str) -> Iterator[None]:
+    """Say when a rule was broken; whatever fails, the seed and its history are told of it."""
+    try:
+        yield
+    except RuleBroken as broken:
+        raise RuleBroken(f"{when}{broken}") from broken
+    except Exception as error:
+        raise RuleBroken(f"{when}{type(error).__name__}: {error}") from error
 
 
 def record_boundaries(database: Database, policy: Policy) -> dict[str, int]:
