@@ -14,7 +14,7 @@ from payments_pipeline.domain.policy import Policy
 from simulation import history as ops
 from simulation.database import Database
 from simulation.model import Account
-from simulation.rules import RuleBroken
+from simulation.rules import RuleBroken, accrued_of
 from simulation.world import World
 
 
@@ -24,7 +24,7 @@ class Ended:
 
     Attributes:
         accruals: what is posted, by party and currency.
-        paid_and_open: what was moved, is on its way or is open.
+        paid_and_open: cash that the processor moved, what is on its way and what is open, by the same.
         ids: of instructions and ledger entries.
     """
 
@@ -79,10 +79,16 @@ def _backfill(world: World, settings: ops.History, order: list[int]) -> Ended:
         world.perform(ops.Act("settle", day))
     for number in range(settings.days + 1):
         world.perform(ops.Act("settle", number))
-    moved: Counter[Account] = Counter(world.model.open())
-    for instruction in world.model.instructed.values():
-        moved[instruction.party] += instruction.takes_minor
     snapshot = world.snapshot
+    held: Counter[Account] = Counter()
+    for row in snapshot["open_items"]:
+        held[row["party_id"], row["currency"]] += row["amount_minor"]
+    for payment in world.processor.payments:
+        instruction = world.model.instructed[payment.key]
+        held[instruction.party] += instruction.sign * payment.moved_minor
+    for key in filter(world.waits, world.model.instructed):
+        instruction = world.model.instructed[key]
+        held[instruction.party] += instruction.sign * (instruction.amount_minor - instruction.moved_minor)
     ids = {row["instruction_id"] for row in snapshot["payout_instructions"]}
     ids |= {row["entry_id"] for row in snapshot["ledger_entries"]}
-    return Ended(world.model.owed(), {account: minor for account, minor in moved.items() if minor}, frozenset(ids))
+    return Ended(accrued_of(snapshot), {account: minor for account, minor in held.items() if minor}, frozenset(ids))

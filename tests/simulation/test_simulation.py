@@ -8,17 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from payments_pipeline.domain import ids, ledger, payout_instructions
 from payments_pipeline.processors import dispatch
 from payments_pipeline.storage import payout_submissions
 from payments_pipeline.storage.postgres import RunInfo
-from simulation import runner
+from simulation import acts, backfills, runner, world
 from simulation.acts import BODIES, post
 from simulation.database import Database, server
 from simulation.effects import Fate, Status
 from simulation.history import HABITS, Act, Bank, ChangeRules, Deliver, History, Jump, OtherLine, Weather, draw
 from simulation.inputs import Match
 from simulation.model import shares
-from simulation.processor import ANSWERS
+from simulation.processor import ANSWERS, SimulatedProcessor
+from simulation.rules import RuleBroken
 from simulation.world import World
 
 #: What befalls a world, by the names under which it is counted.
@@ -142,24 +144,24 @@ def test_every_act_is_crashed_at_every_boundary():
 
 
 def test_a_crash_runs_no_handler_and_ends_its_sessions(database):
-    world = World(database, History(1, 10**9, 10**9, ()), POLICY)
-    world.do(MATCH)
+    lived = World(database, History(1, 10**9, 10**9, ()), POLICY)
+    lived.do(MATCH)
     ran = []
 
     def act():
         try:
-            post(world, RunInfo("run", "1", "scheduler"), 0)
+            post(lived, RunInfo("run", "1", "scheduler"), 0)
         finally:
             ran.append("finally")
 
-    task = world.effects.start("post", act, Fate(crash_at=8))
-    world.effects.run(task)
+    task = lived.effects.start("post", act, Fate(crash_at=8))
+    lived.effects.run(task)
     assert task.status is Status.CRASHED
     assert ran == []
     sessions = [connection.pgconn for connection in task.sessions]
     assert len(sessions) == 1
     assert database.snapshot()["day_postings"] == []
-    world.close()
+    lived.close()
 
 
 def test_a_failing_history_is_shortened_to_what_it_takes(database, monkeypatch):
@@ -173,3 +175,85 @@ def test_a_failing_history_is_shortened_to_what_it_takes(database, monkeypatch):
     kept = runner.shorten(database, history, POLICY).operations
     assert set(kept) <= {MATCH, *DAY[:2], storm, DAY[2], Act("sweep", 1)}
     assert len(kept) <= 5
+
+
+#: Stands for the command itself, with one statement of the product changed.
+PLANTED = """
+import runpy, sys
+from payments_pipeline.domain import ids, ledger, payout_instructions
+from payments_pipeline.processors import dispatch
+from payments_pipeline.storage import payout_submissions
+
+def hopeful(attempt, outcome, *args, original=payout_submissions.Outcome, **other):
+    return original(attempt, "rejected" if outcome == "unknown" else outcome, *args, **other)
+
+dispatch.Outcome = hopeful
+sys.argv = ["simulation", "--seeds", "8", "--from", "40"]
+runpy.run_module("simulation", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_the_command_tells_a_fault_with_its_seed_and_the_shortest_history_and_fails():
+    command = [sys.executable, "-c", PLANTED]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=900, check=False)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    seed = re.search(
+        r"^FAILED seed (\d+): .*rule 8: instruction .* failed, and the processor", ended.stdout, re.MULTILINE
+    )
+    assert seed is not None, ended.stdout
+    assert 40 <= int(seed[1]) < 48
+    assert re.search(r"^failures +[1-9]", ended.stdout, re.MULTILINE)
+    story = ended.stdout[seed.end() :].split("\n\n")[0].splitlines()[2:]
+    assert any("lost_response" in line or "lost_request" in line for line in story)
+    assert len(story) <= 12
+
+
+@pytest.fixture
+def worlds(monkeypatch):
+    """The worlds of a backfill, in which nothing but their ends is looked at."""
+    built = []
+
+    def build(*given):
+        built.append(World(*given))
+        return built[-1]
+
+    monkeypatch.setattr(backfills, "World", build)
+    monkeypatch.setattr(world, "breaches", lambda *_: ())
+    return built
+
+
+@pytest.mark.parametrize("seed", [0, 25])
+def test_days_in_another_order_that_post_other_accruals_are_told(database, monkeypatch, worlds, seed):
+    def poor_once_a_later_day_is_posted(landed, original=acts.day_input):
+        days = {posted.day for posted in worlds[-1].model.posted.values()}
+        late = any(match.day < max(days, default=0) for match in landed)
+        return original(tuple(replace(match, players=("player:1",)) if late else match for match in landed))
+
+    monkeypatch.setattr(acts, "day_input", poor_once_a_later_day_is_posted)
+    with pytest.raises(RuleBroken, match=r"^order \[.*\] ends with other accruals"):
+        backfills.check_backfills(database, seed, POLICY)
+
+
+def test_days_in_another_order_that_pay_otherwise_are_told(database, monkeypatch, worlds):
+    def a_cent_less(processor, payment, day, kind, amount, original=SimulatedProcessor.move):
+        original(processor, payment, day, kind, amount - (len(worlds) == 3 and amount > 1))
+
+    monkeypatch.setattr(SimulatedProcessor, "move", a_cent_less)
+    with pytest.raises(RuleBroken, match=r"^order \[.*\] ends with other paid_and_open"):
+        backfills.check_backfills(database, 25, POLICY)
+
+
+def test_date_order_twice_that_gives_other_ids_is_told(database, monkeypatch, worlds):
+    def of_its_world(kind, *columns, original=ids.business_ids):
+        return original(f"{kind} {len(worlds)}", *columns)
+
+    for module in (ids, payout_instructions, ledger):
+        monkeypatch.setattr(module, "business_ids", of_its_world)
+    with pytest.raises(RuleBroken, match=r"^date order twice gives other ids"):
+        backfills.check_backfills(database, 25, POLICY)
+
+
+def test_without_a_fault_the_same_backfills_end_alike(database):
+    for seed in (0, 25):
+        assert backfills.check_backfills(database, seed, POLICY) > 10
