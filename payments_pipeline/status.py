@@ -156,7 +156,7 @@ def overall(url: str, *, day: date | None = None, party: str | None = None) -> d
             if row["reason"] in set(WaitReason)
             else f"given back: free to sweeps of days after {row['free_after']}"
             if row["free_after"] is not None
-            else "posted since the last sweep of their day: the next one takes them"
+            else "posted since their day was last swept, and no other day takes them: if its run stopped, run it again"
         )
     return found
 

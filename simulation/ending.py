@@ -19,7 +19,7 @@ from simulation.effects import Fate
 from simulation.history import Act, History
 from simulation.inputs import FIRST_DAY, Party, day_of
 from simulation.model import Account, shares
-from simulation.rules import RuleBroken, states_of
+from simulation.rules import RuleBroken, states_of, swept_days
 from simulation.world import World, policy_of
 
 #: What was held has been refused by then, and what was released is free.
@@ -45,10 +45,11 @@ def calm(world: World) -> None:
     unposted = sorted(match.match_id for match in due if world.model.posted.get(match.match_id) != match)
     if unposted:
         raise RuleBroken(f"{unposted} can be posted and is not")
-    swept = {row["sweep_day"] for row in world.snapshot["sweeps"]}
-    for day in sorted({match.day for match in world.delivered.values()}):
-        if day_of(day).isoformat() not in swept:
-            _calm_act(world, "sweep", day)
+    swept = swept_days(world.snapshot["sweeps"], world.snapshot["day_postings"])
+    posted = {str(row["match_day"]) for row in world.snapshot["day_postings"]}
+    for on in sorted(posted | {day_of(match.day).isoformat() for match in world.delivered.values()}):
+        if on not in swept:
+            _calm_act(world, "sweep", (date.fromisoformat(on) - FIRST_DAY).days)
     for _ in approvals.held(world.database.url):
         _calm_act(world, "refuse", 0)
     for number in range(_CALM_ROUNDS):

@@ -58,7 +58,7 @@ def breaches(before: Snapshot, now: Snapshot, model: Model, under_way: Collectio
     yield from _attempts(now)
     yield from _events(now)
     yield from _records(now)
-    yield from _too_early(before, now)
+    yield from _too_early(before, now, under_way)
     yield from _untold(before, now, under_way)
     yield from _as_the_model_says(now, model)
 
@@ -192,7 +192,7 @@ def _untold(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iter
     if not sweeps:
         return
     told = {(row["sweep_day"], row["seq"], row["party_id"], row["currency"]) for row in now["sweep_deferrals"]}
-    swept = {row["sweep_day"] for row in before.get("sweeps", [])}
+    swept = swept_days(before.get("sweeps", []), now["day_postings"])
     claimed = {row["item_id"]: row["next_claim_no"] for row in before.get("open_items", [])}
     postings = sorted(now["match_postings"], key=lambda row: row["posting_no"])
     match_days = {row["match_id"]: row["match_day"] for row in postings}
@@ -206,6 +206,14 @@ def _untold(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iter
         due = item["day"] <= day and (of == day or item["match_id"] is None or of in swept)
         if free and due and (day, sweep["seq"], *key) not in told:
             yield f"the sweep of {day} left item {item['item_id']} of {key} open and does not say why"
+
+
+def swept_days(sweeps: list[Row], postings: list[Row]) -> set[str]:
+    """Give the days that a sweep of their own looked at after their newest posting."""
+    newest: Counter[str] = Counter()
+    for row in postings:
+        newest[row["match_day"]] = max(newest[row["match_day"]], row["seq"])
+    return {row["sweep_day"] for row in sweeps if row["posting_seq"] >= newest[row["sweep_day"]]}
 
 
 def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str) -> int:
@@ -250,13 +258,16 @@ def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str
     return sum(sent[each] > max(shown, default="") for each in back)
 
 
-def _too_early(before: Snapshot, now: Snapshot) -> Iterator[str]:
-    """Name what was claimed newly though its match has a break, or though its payer has not paid."""
+def _too_early(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:
+    """Name what was claimed newly though its match has a break, its own run stopped, or its payer has not paid."""
     if not before or goes_on(now["instruction_claims"], before["instruction_claims"]):
         return
     entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
     broken = _open_breaks(before) & _open_breaks(now)
     waits = {row["match_id"] for row in now["match_postings"] if row["payout_policy"] == "when_collected"}
+    late = {row["instruction_id"] for row in now["payout_instructions"] if row["run_id"] in under_way}
+    sweep_days = {row["instruction_id"]: row["sweep_day"] for row in now["payout_instructions"]}
+    swept = swept_days(now["sweeps"], before["day_postings"])
     known = {(claim["item_id"], claim["claim_no"]) for claim in before["instruction_claims"]}
     states = [states_of(before), states_of(now)]
     collected = {
@@ -269,6 +280,10 @@ def _too_early(before: Snapshot, now: Snapshot) -> Iterator[str]:
         entry = entries[claim["item_id"]]
         if (claim["item_id"], claim["claim_no"]) in known or entry["match_id"] is None:
             continue
+        if claim["instruction_id"] in late:
+            continue  # its sweep read what was so when it read; the gate looks again
+        if entry["kind"] == "accrual" and entry["day"] not in swept | {sweep_days[claim["instruction_id"]]}:
+            yield f"item {entry['entry_id']} of {entry['day']} is claimed, and its own run did not get to its sweep"
         if entry["kind"] == "accrual" and (entry["day"], entry["match_id"]) in broken:
             yield f"item {entry['entry_id']} is claimed, and its match {entry['match_id']} has a break"
         if entry["match_id"] in waits and entry["pot"] == "match_fee" and entry["recipient"] != "payer":

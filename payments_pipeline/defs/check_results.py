@@ -79,14 +79,21 @@ def _cell(value: object) -> str:
     return text.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
 
 
-def schema_result(asset: str, frame: pd.DataFrame, schema: TableSchema) -> dg.AssetCheckResult:
-    """Hold a frame against its declared schema with pandera: columns, types, nulls, key."""
+def schema_result(asset: str, frame: pd.DataFrame, schema: TableSchema, cure: str = "") -> dg.AssetCheckResult:
+    """Hold a frame against its declared schema with pandera: columns, types, nulls, key.
+
+    Args:
+        asset: asset checked.
+        frame: what it is about to store.
+        schema: as declared.
+        cure: what to do, where the frame is what somebody else says.
+    """
     from payments_pipeline.defs.pandera_schemas import failures  # pandera is slow to import and only needed here
 
     return check_result(
         asset,
         "schema",
         failures(frame, schema),
-        f"{asset} is not what domain/schemas.py declares: a defect of the program, report it",
+        cure or f"{asset} is not what domain/schemas.py declares: a defect of the program, report it",
         checked=len(frame),
     )

@@ -5,8 +5,10 @@ Belongs here: rules over frames. Does not belong here: rules over tables (`stora
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 
+from payments_pipeline.domain.keys import key_codes
 from payments_pipeline.domain.ledger import ENTRY_KEY, share_entries
 
 
@@ -21,13 +23,35 @@ def pots_not_conserved(matches: pd.DataFrame, shares: pd.DataFrame) -> pd.DataFr
         match_id, pot, pot_party_id, expected_minor, actual_minor.
     """
     keys = ["match_id", "pot", "pot_party_id"]
-    plain = shares.assign(**{key: shares[key].astype(object) for key in keys})
-    sums = plain.groupby(keys, as_index=False, sort=True)[["amount_minor"]].sum()
-    sums = sums.rename(columns={"amount_minor": "actual_minor"})
-    revenue = matches.assign(match_id=matches["match_id"].astype(object)).set_index("match_id")["revenue_minor"]
-    declared = sums["match_id"].map(revenue).astype("Int64").fillna(0).astype("int64")
-    sums["expected_minor"] = declared.where(sums["pot"] == "revenue", 0)
-    return sums.loc[sums["expected_minor"] != sums["actual_minor"], [*keys, "expected_minor", "actual_minor"]]
+    columns = [shares[key].to_numpy(object) for key in keys]
+    pots, first = key_codes(columns)
+    match_id, pot, payer = (column[first] for column in columns)
+    actual = np.zeros(len(first), np.int64)
+    np.add.at(actual, pots, shares["amount_minor"].to_numpy(np.int64))
+    place = pd.Index(matches["match_id"].to_numpy(object)).get_indexer(pd.Index(match_id, dtype=object))
+    declared = np.append(matches["revenue_minor"].fillna(0).to_numpy(np.int64), 0)[place]
+    expected = np.where(pot == "revenue", declared, 0)
+    bad = np.flatnonzero(expected != actual)
+    named = dict(zip(keys, (column[bad] for column in (match_id, pot, payer)), strict=True))
+    return pd.DataFrame(named | {"expected_minor": expected[bad], "actual_minor": actual[bad]})
+
+
+def rows_lost(dataset: str, read: int, accepted: pd.DataFrame, rejected: pd.DataFrame) -> pd.DataFrame:
+    """Give one row where the rows read are not those accepted, superseded and rejected.
+
+    Args:
+        dataset: match_results or match_participants.
+        read: rows read from its files.
+        accepted: its frame.
+        rejected: frame of `schemas.REJECTED_RECORDS`, of all datasets.
+
+    Returns:
+        read, accepted_superseded_rejected.
+    """
+    outcomes = rejected.loc[rejected["dataset"] == dataset, "outcome"].astype(object).value_counts()
+    found = len(accepted) + int(outcomes.get("superseded", 0)) + int(outcomes.get("rejected", 0))
+    rows = pd.DataFrame([{"read": read, "accepted_superseded_rejected": found}])
+    return rows[rows["read"] != rows["accepted_superseded_rejected"]]
 
 
 def in_suspense(shares: pd.DataFrame) -> pd.DataFrame:

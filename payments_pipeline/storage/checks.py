@@ -20,6 +20,7 @@ JOURNALS_OF_DAY = """
     SELECT journal_id::text, currency, sum(debit_minor) AS debits_minor, sum(credit_minor) AS credits_minor
     FROM ledger_entries WHERE day = %(day)s GROUP BY 1, 2 HAVING sum(debit_minor) <> sum(credit_minor)
 """
+COUNT_OF_JOURNALS = "SELECT count(*) AS journals FROM journals WHERE day = %(day)s"
 POSTING_BREAKS = """
     SELECT match_id, reason, words FROM posting_breaks
     WHERE match_day = %(day)s AND seq = (SELECT max(seq) FROM day_postings WHERE match_day = %(day)s) ORDER BY match_id
@@ -81,7 +82,7 @@ REFUNDS_OF_DAY = """
 """
 INSTRUCTIONS_OF_DAY = """
     SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, s.state
-    FROM payout_instructions i JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %(day)s
+    FROM payout_instructions i LEFT JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %(day)s
 """
 INSTRUCTION_IS_NOT_ITS_ITEMS = """
     SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor,
@@ -94,6 +95,10 @@ INSTRUCTION_IS_NOT_ITS_ITEMS = """
     HAVING coalesce(sum(e.credit_minor - e.debit_minor), 0)
            <> CASE i.direction WHEN 'debit' THEN -i.amount_minor ELSE i.amount_minor END
         OR count(c.item_id) <> count(e.entry_id)
+"""
+COUNT_OF_CLAIMS = """
+    SELECT count(*) AS claims FROM instruction_claims JOIN payout_instructions USING (instruction_id)
+    WHERE sweep_day = %(day)s
 """
 CLAIMED_TWICE = """
     SELECT c.item_id::text, count(*) AS live_claims, string_agg(c.instruction_id::text, ', ') AS instructions
@@ -158,3 +163,7 @@ class DayTables:
             columns[name] = np.empty(len(rows), dtype="int64" if name.endswith("_minor") else object)
             columns[name][:] = [row[position] for row in rows]
         return pd.DataFrame(columns, copy=False)
+
+    def count(self, query: str) -> int:
+        """Give the number that a query counts."""
+        return int(self(query).to_numpy()[0, 0])

@@ -15,7 +15,8 @@ import psycopg
 import pyarrow as pa
 from psycopg.types.json import Jsonb
 
-from payments_pipeline.domain.errors import ConflictError, StaleInputError
+from payments_pipeline.domain.checks import pots_not_conserved
+from payments_pipeline.domain.errors import ConflictError, InvariantError, StaleInputError
 from payments_pipeline.domain.ledger import PostingPlan, plan_posting
 from payments_pipeline.domain.proposals import RuleChange
 from payments_pipeline.storage.approvals import write_proposal
@@ -131,7 +132,16 @@ def post_day(
     Raises:
         StaleInputError: the input is no longer what the shares were computed from; nothing was posted.
         ConflictError: another day's run posted one of the matches at the same moment; nothing was posted.
+        InvariantError: the shares of a pot do not sum to it; nothing was posted.
     """
+    # As the check of the shares does, which stops its own run alone.
+    for match_id, pot, payer, expected, actual in pots_not_conserved(day_input.matches, day_input.shares).itertuples(
+        index=False, name=None
+    ):
+        raise InvariantError(
+            f"{day}, match {match_id}: the shares of its {pot} {payer} sum to {actual} and not to {expected}. Nothing "
+            "was posted. Run the whole day again; if that does not help, this is a defect: report it."
+        )
     with connect(url) as connection, session_lock(connection, Lock.DAY, day_key(day)):
         now = dict(hash_again())
         if now != dict(day_input.input_hashes):

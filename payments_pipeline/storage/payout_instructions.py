@@ -43,8 +43,9 @@ _EXPIRED = """
       AND i.created_at + make_interval(days => i.approval_days) <= clock_timestamp()
 """
 
-#: What a sweep of {day} may take, each with a reason of its own to wait. Releases and settlements dated on or after the
-#: day are left for later days, so that a second sweep of the day takes nothing that the first could not.
+#: What a sweep of {day} may take, each with a reason of its own to wait. Of earlier days only what their own runs got
+#: as far as sweeping: a check that stops a run after its posting stops what was posted. Releases and settlements dated
+#: on or after the day are left for later days: a second sweep of the day takes nothing that the first could not.
 _ITEMS = """
     SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
         CASE
@@ -108,11 +109,11 @@ _ITEMS = """
     WHERE o.day <= {day}
       AND (o.available_after IS NULL OR o.available_after < {day})
       AND (o.match_id IS NULL
-           OR o.kind <> 'refund' AND (o.day = {day} OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = o.day))
+           OR o.kind <> 'refund' AND (o.day = {day} OR EXISTS (SELECT FROM swept_days s WHERE s.sweep_day = o.day))
            -- Nothing of a fee is given back before the fee itself was swept, or is by this sweep.
            OR o.kind = 'refund' AND EXISTS (
                SELECT FROM match_postings m WHERE m.match_id = o.match_id AND (
-                   m.match_day = {day} OR EXISTS (SELECT FROM sweeps s WHERE s.sweep_day = m.match_day))))
+                   m.match_day = {day} OR EXISTS (SELECT FROM swept_days s WHERE s.sweep_day = m.match_day))))
 """
 _ITEMS_SCHEMA = {
     "item_id": _STRING,
@@ -157,6 +158,13 @@ _FAILING = """
     FROM known f LEFT JOIN proven p USING (party_id, currency, token)
     WHERE f.failed_on IS NOT NULL AND (p.sent_on IS NULL OR f.sent_on > p.sent_on)
     GROUP BY party_id, currency, token HAVING count(*) >= {count}
+"""
+
+
+_NEW_SWEEP = """
+    INSERT INTO sweeps (sweep_day, seq, instructions, run_id, code_version, posting_seq)
+    SELECT %(day)s, coalesce(max(seq), 0) + 1, %(instructions)s, %(run_id)s, %(code_version)s, %(posting)s
+    FROM sweeps WHERE sweep_day = %(day)s RETURNING seq
 """
 
 
@@ -208,6 +216,10 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
             by_sweep=False,
             run=run,
         )
+        posting = cursor.execute(
+            "SELECT coalesce(max(seq), 0) FROM day_postings WHERE match_day = %s", (day,)
+        ).fetchone()
+        assert posting is not None
         items = read_frame(cursor, _ITEMS, {"day": day}, _ITEMS_SCHEMA)
         failing = read_frame(
             cursor,
@@ -217,14 +229,13 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
         )
         plan = plan_sweep(day, items, parties, failing, policy)
         row = cursor.execute(
-            """INSERT INTO sweeps (sweep_day, seq, instructions, run_id, code_version)
-               SELECT %(day)s, coalesce(max(seq), 0) + 1, %(instructions)s, %(run_id)s, %(code_version)s
-               FROM sweeps WHERE sweep_day = %(day)s RETURNING seq""",
+            _NEW_SWEEP,
             {
                 "day": day,
                 "instructions": len(plan.instructions),
                 "run_id": run.run_id,
                 "code_version": run.code_version,
+                "posting": posting[0],
             },
         ).fetchone()
         assert row is not None

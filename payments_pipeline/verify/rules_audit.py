@@ -36,7 +36,7 @@ AUDITED: dict[str, tuple[str, str]] = {
         "entry_id",
         "entry_id, journal_id, kind, day, account, party_id, currency, debit_minor, credit_minor, is_item, match_id, pot, pot_party_id, line_no, recipient, schedule_version, posting_no, refund_id",
     ),
-    "sweeps": ("sweep_day, seq", "sweep_day, seq, instructions, run_id, code_version, swept_at"),
+    "sweeps": ("sweep_day, seq", "sweep_day, seq, instructions, run_id, code_version, swept_at, posting_seq"),
     "sweep_deferrals": (
         "sweep_day, seq, party_id, currency, reason",
         "sweep_day, seq, party_id, currency, reason, items, amount_minor",

@@ -161,7 +161,7 @@ def test_the_shares_of_a_day_are_those_of_a_second_reading_of_the_rules(
     matches, people, lines, competition = day
     shares = compute_shares(*frames(matches, people, lines, competition))
     named = [{**line, "competition_id": "c", "version": "v"} for line in lines]
-    expected = divide_day(matches, people, Reference([competition], named, {}), DAY)
+    expected = divide_day(matches, people, Reference([competition], named), DAY)
     columns = ["match_id", "pot", "pot_party_id", "line_no", "party_id", "currency", "amount_minor", "recipient"]
     got = {row[:6]: row[6:] for row in shares[columns].itertuples(index=False, name=None)}
     assert got == expected

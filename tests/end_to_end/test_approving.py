@@ -1,6 +1,8 @@
 """Two people and the program: what is over its limit waits for an approver; a debt is written off by two."""
 
 import csv
+import os
+import pwd
 from collections import Counter
 from collections.abc import Callable
 from datetime import date
@@ -33,7 +35,7 @@ def limited(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Home:
     lines = [f"{limit} = 2000" if line.startswith(limit) else line for line in lines]
     (data / "policy.toml").write_text("\n".join(lines).replace('version = "1"', 'version = "low"'), "utf-8")
     home.point_at(data)
-    home.environment["PAYMENTS_CONFIG"] = str(data / "policy.toml")
+    home.environment |= {"PAYMENTS_CONFIG": str(data / "policy.toml"), "USER": "somebody", "LOGNAME": "somebody"}
     (row,) = home.rows("run", "--date", DAY)
     assert row["instructions_created"] > 2
     return home
@@ -60,6 +62,11 @@ def state_of(home: Home, instruction_id: str) -> str:
 def digest_of(home: Home, instruction_id: str) -> str:
     (row,) = [row for row in home.rows("status", "--instruction", instruction_id) if row["part"] == "instruction"]
     return str(row["digest"])
+
+
+@pytest.mark.rule("people/maker-is-no-approver")
+def test_who_ran_the_command_made_what_is_held_whatever_the_environment_calls_them(limited: Home) -> None:
+    assert {row["maker"] for row in held(limited)} == {pwd.getpwuid(os.getuid()).pw_name}
 
 
 def test_what_is_held_is_sent_once_approved_and_never_once_refused(limited: Home) -> None:

@@ -50,6 +50,12 @@ ROUNDED_BUT_THE_LAST = (
 UNIT_LOST = (_UNCOMPILED, Edit(*_UNITS, "if units > 1:"))
 UNIT_TWICE = (_UNCOMPILED, Edit(pots, "divide_pot", "_give_units(units, ", "_give_units(units + 1, "))
 UNCHECKED = Edit(participant_shares, "compute_shares", "_conserved(matches, found)", "pass")
+POSTED_UNCHECKED = Edit(
+    ledger_entries,
+    "post_day",
+    "(day_input.matches, day_input.shares)",
+    "(day_input.matches.iloc[:0], day_input.shares.iloc[:0])",
+)
 
 # Posting --------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +121,7 @@ BROKEN_TOO = (
     Edit(sweeping, "_ITEMS", "THEN 'posting_break'", "THEN NULL"),
     Edit(gate, "_FAULTS", "WHEN c.is_broken", "WHEN false"),
 )
+STOPPED_TOO = Edit(sweeping, "_ITEMS", "swept_days s WHERE s.sweep_day = o.day", "sweeps s WHERE s.sweep_day = o.day")
 APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
 OPEN_OR_NOT = (

@@ -56,7 +56,7 @@ DIVIDING = (
         (UNEVEN, POST),
         put.ROUNDED,
         refused_by="InvariantError: match match-1: the shares of a pot sum to 1000 and not to 1001",
-        letting=(put.UNCHECKED,),
+        letting=(put.UNCHECKED, put.POSTED_UNCHECKED),
         caught_by="rule 14: posted for",
     ),
     Fault(
@@ -70,7 +70,7 @@ DIVIDING = (
         (UNEVEN, POST),
         put.UNIT_LOST,
         refused_by="InvariantError: match match-1: the shares of a pot sum to 1000 and not to 1001",
-        letting=(put.UNCHECKED,),
+        letting=(put.UNCHECKED, put.POSTED_UNCHECKED),
         caught_by="rule 14: posted for",
     ),
     Fault(
@@ -78,7 +78,7 @@ DIVIDING = (
         (UNEVEN, POST),
         put.UNIT_TWICE,
         refused_by="InvariantError: match match-1: the shares of a pot sum to 1002 and not to 1001",
-        letting=(put.UNCHECKED,),
+        letting=(put.UNCHECKED, put.POSTED_UNCHECKED),
         caught_by="rule 14: posted for",
     ),
 )
@@ -228,8 +228,14 @@ SWEEPING += (
         caught_by="item .* is claimed, and its match match-1 has a break",
     ),
     Fault(
+        "what a run posted before it was stopped is paid by another day's",
+        (*SWEPT, BETTER, POST, Act("sweep", 1)),
+        (put.STOPPED_TOO,),
+        caught_by="is claimed, and its own run did not get to its sweep",
+    ),
+    Fault(
         "what is corrected while a sweep runs is paid and taken back at once",
-        (*SWEPT, VOID, Act("sweep", 1, Fate(stall_at=1, within="read_frame")), POST, Resume("go on")),
+        (*SWEPT, VOID, Act("sweep", 0, Fate(stall_at=1, within="read_frame")), POST, Resume("go on")),
         (put.APART,),
         refused_by="RestrictViolation: .* another posting of its key, is under .* unsent",
         letting=without("instruction_claims", "instruction_claims_siblings"),

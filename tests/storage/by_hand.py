@@ -48,16 +48,17 @@ def entries(connection, journal, *amounts, currency="GBP", kind="fee", day=DAY, 
     )
 
 
-def instruct(connection, party="c", amount=300, direction="credit") -> uuid.UUID:
+def instruct(connection, party="c", amount=300, direction="credit", day=DAY) -> uuid.UUID:
     """Insert an instruction of a sweep of its own; without its first event it does not outlive the transaction."""
     instruction = uuid.uuid4()
     connection.execute(
-        """WITH s AS (INSERT INTO sweeps (sweep_day, seq, instructions, run_id, code_version)
-                      SELECT %(d)s, max(seq) + 1, 1, 'r', '1' FROM sweeps WHERE sweep_day = %(d)s RETURNING seq)
+        """WITH s AS (INSERT INTO sweeps (sweep_day, seq, instructions, run_id, code_version, posting_seq)
+                      SELECT %(d)s, coalesce(max(seq), 0) + 1, 1, 'r', '1', 0
+                      FROM sweeps WHERE sweep_day = %(d)s RETURNING seq)
            INSERT INTO payout_instructions (instruction_id, sweep_day, sweep_seq, party_id, currency, direction,
                amount_minor, processor, token, digest, policy_version, maker, run_id, code_version)
            SELECT %(i)s, %(d)s, seq, %(p)s, 'GBP', %(w)s, %(a)s, 'sandbox', 't', 'd', '1', 'm', 'r', '1' FROM s""",
-        {"i": instruction, "d": DAY, "p": party, "w": direction, "a": amount},
+        {"i": instruction, "d": day, "p": party, "w": direction, "a": amount},
     )
     return instruction
 

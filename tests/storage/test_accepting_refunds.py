@@ -264,6 +264,7 @@ def test_an_unsent_instruction_whose_refund_was_recomputed_is_cancelled_first(zo
     refund(zone, request("r1", 600))
     zone.sweep(PARTIES, NEXT)
     charge(zone, 2, a=500)
+    zone.sweep(parties_frame(a="on_hold", p1="on_hold"))
     zone.sweep(PARTIES, NEXT)
     assert zone.value("SELECT count(*) FROM instruction_states WHERE state = 'cancelled'") == 2
     assert zone.open_items() == {}

@@ -28,7 +28,7 @@ _CORRECTED_BEFORE = """
 """
 _ITEMS_BEFORE = re.sub(
     r"WHEN o.item_id IN \(.*?\n *THEN 'correction_under_way'", "", payout_instructions._ITEMS, flags=re.S
-)
+).replace("swept_days", "sweeps")
 
 
 def _shape(url: str) -> list[tuple[str, ...]]:
@@ -108,6 +108,11 @@ def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_serv
             before.setattr(payout_instructions, "_FAILING", "SELECT NULL, NULL, NULL WHERE false")
             before.setattr(payout_instructions, "_CORRECTED", _CORRECTED_BEFORE)
             before.setattr(payout_instructions, "_ITEMS", _ITEMS_BEFORE)
+            before.setattr(
+                payout_instructions,
+                "_NEW_SWEEP",
+                payout_instructions._NEW_SWEEP.replace(", %(posting)s", "").replace(", posting_seq", ""),
+            )
             before.setattr(dispatch_gate, "_FAULTS", "SELECT NULL, NULL, NULL, NULL, NULL WHERE false")
             zone.owe(a=600, b=5000, c=300)
             zone.sweep(parties)

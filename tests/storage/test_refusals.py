@@ -2,8 +2,10 @@
 
 import datetime as dt
 import itertools
+import time
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
@@ -187,6 +189,50 @@ def test_an_item_is_claimed_by_one_of_two_instructions_made_at_once(runtime, dat
         other.execute("SET lock_timeout = '200ms'")
         with pytest.raises(errors.LockNotAvailable), other.transaction():
             claim(other, instruct(other), "c")
+
+
+CLAIM = """INSERT INTO instruction_claims
+           SELECT entry_id, 1, %s FROM ledger_entries WHERE party_id = %s AND is_item AND day = %s"""
+
+
+@pytest.mark.rule("sweeping/one-live")
+def test_an_instruction_is_given_its_items_at_once(zone, runtime):
+    zone.owe(day=NEXT, d=300)
+    zone.owe(day=NEXT + dt.timedelta(days=1), d=300)
+    with runtime.transaction(force_rollback=True):
+        instruction = instruct(runtime, "d")
+        runtime.execute(CLAIM, (instruction, "d", NEXT))
+        with pytest.raises(errors.RestrictViolation, match="more than one statement"):
+            runtime.execute(CLAIM, (instruction, "d", NEXT + dt.timedelta(days=1)))
+    assert zone.open_items() == {"c": 300, "d": 600}
+
+
+@pytest.mark.rule("sweeping/one-live")
+def test_what_another_claims_while_one_waits_is_claimed_by_the_first_though_no_key_says_so(zone, superuser, database):
+    superuser.execute("ALTER TABLE instruction_claims DROP CONSTRAINT instruction_claims_pkey CASCADE")
+
+    def claim_too() -> None:
+        with connect(database.url) as other, other.transaction():
+            other.execute(CLAIM, (instruct(other, day=NEXT), "c", DAY))
+
+    with ThreadPoolExecutor(1) as beside:
+        with connect(database.url) as first, first.transaction():
+            claim(first, instruct(first), "c")
+            waits = beside.submit(claim_too)
+            _until_somebody_waits(superuser)
+        with pytest.raises(errors.SerializationFailure, match="of 1 items only 0 were open"):
+            waits.result(30)
+
+
+def _until_somebody_waits(connection) -> None:
+    waiting = (
+        "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    for _ in range(300):
+        if connection.execute(waiting).fetchone()[0]:
+            return
+        time.sleep(0.05)
+    raise AssertionError("nobody waits for a lock")
 
 
 def test_an_instruction_without_items_cannot_be_born(runtime):

@@ -9,6 +9,7 @@ from money_zone import DAY, FakeProcessor, MoneyZone, parties_frame
 from payments_pipeline import status
 
 HOLD, ACTIVE = parties_frame(a="on_hold"), parties_frame(a="active")
+NOT_SWEPT = "posted since their day was last swept, and no other day takes them: if its run stopped, run it again"
 DAYS = [DAY + dt.timedelta(days=number) for number in range(4)]
 
 
@@ -23,7 +24,7 @@ def told(zone: MoneyZone) -> list[tuple[str, int, str]]:
 
 def test_what_no_sweep_has_looked_at_is_said_to_be_posted_since(zone):
     zone.owe(a=600)
-    assert told(zone) == [("not_swept_yet", 600, "posted since the last sweep of their day: the next one takes them")]
+    assert told(zone) == [("not_swept_yet", 600, NOT_SWEPT)]
 
 
 def test_what_failed_is_free_to_later_days_whatever_held_it_up_before(zone):

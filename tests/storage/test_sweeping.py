@@ -17,6 +17,7 @@ from payments_pipeline.storage import approvals
 from payments_pipeline.storage import payout_instructions as sweeping
 from payments_pipeline.storage.approvals import NotApprovedError
 
+HELD = parties_frame(a="on_hold", b="on_hold", c="on_hold", p="on_hold", q="on_hold")
 PARTIES = parties_frame(a="active", b="active", c="active", p="active", q="active")
 HOLD_A = parties_frame(a="on_hold", b="active")
 DAYS = [DAY + dt.timedelta(days=number) for number in range(5)]
@@ -201,6 +202,7 @@ def _charged_and_sent(zone: MoneyZone, processor: FakeProcessor) -> None:
     zone.sweep(PARTIES)
     zone.dispatch(PARTIES, processor)
     zone.post([match("m1", 2, revenue_minor=None)], [])
+    zone.sweep(PARTIES)
 
 
 @pytest.mark.rule("sweeping/given-back")
@@ -230,11 +232,12 @@ def test_what_is_given_back_of_a_fee_whose_collection_failed_nets_with_it_and_no
 def test_what_is_charged_again_of_what_waits_waits_with_it(zone):
     _charged_and_sent(zone, FakeProcessor())
     zone.post([match("m1", 3, revenue_minor=None)], fee("m1", "p", {"a": 200}))
-    zone.sweep(PARTIES, DAYS[1])
+    for day in DAYS[:2]:
+        zone.sweep(PARTIES, day)
+        assert _waits(zone, day)["p", "collection_not_settled"] == 300
     assert "p" not in _made(zone, DAYS[1])
-    assert _waits(zone, DAYS[1])["p", "collection_not_settled"] == 300
     zone.post([match("m1", 4, revenue_minor=None)], fee("m1", "p", {"a": 600}))
-    assert _made_after(zone, DAYS[2])["p"] == -100, "more is charged than before: the rest is collected"
+    assert _made_after(zone, DAY)["p"] == -100, "more is charged than before: the rest is collected"
 
 
 def test_what_is_given_back_of_one_fee_holds_up_no_other_item_of_the_payer(zone):
@@ -250,7 +253,7 @@ def test_what_is_given_back_of_a_fee_that_was_netted_with_what_was_paid_is_paid(
     zone.sweep(PARTIES)
     zone.dispatch(PARTIES, FakeProcessor())
     zone.post([match("m1"), match("m2", 2, revenue_minor=None)], [share("m1", "p", 800)])
-    assert _made_after(zone, DAYS[1])["p"] == 500
+    assert _made_after(zone, DAY)["p"] == 500
 
 
 WHEN_COLLECTED = {"payout_policy": "when_collected", "revenue_minor": None}
@@ -295,7 +298,8 @@ def test_when_collected_what_was_paid_too_much_does_not_wait(zone):
     assert _made_after(zone, DAYS[2]) == {"a": 500}
     zone.dispatch(PARTIES, FakeProcessor(), DAYS[2])
     zone.post([match("m1", 2, **WHEN_COLLECTED)], fee("m1", "p", {"a": 200}))
-    assert _made_after(zone, DAYS[3]) == {"p": 300, "a": -300}
+    assert _made_after(zone, DAY) == {"p": -500, "a": -300}
+    assert _made_after(zone, DAYS[3]) == {"p": 300}, "its own day is before the settlement"
 
 
 def _fail(zone: MoneyZone, day: dt.date, policy=POLICY) -> list[str]:
@@ -399,6 +403,46 @@ def test_returns_with_proven_payments_between_them_never_stop_a_party(zone):
     assert _live_daily(zone, 16, comes_back={0, 1, 8, 9}) == list(range(16))
 
 
+@pytest.mark.rule("sweeping/own-run-first")
+def test_what_a_day_posted_waits_until_its_own_run_gets_to_its_sweep(zone):
+    zone.owe(a=600)
+    assert _made_after(zone, DAYS[1]) == {}, "the day was never swept"
+    zone.sweep(HELD)
+    zone.owe(revision=2, a=700, b=50)
+    assert _made_after(zone, DAYS[1]) == {}, "nothing of the day, for what it said before may be what is wrong"
+    zone.sweep(HELD)
+    assert _made_after(zone, DAYS[1]) == {"a": 700}
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+def test_what_is_posted_while_a_sweep_of_its_day_looks_for_items_waits_for_the_next(zone, monkeypatch):
+    zone.owe(a=600)
+    read = sweeping.read_frame
+
+    def posted_meanwhile(cursor, query, *arguments):
+        found = read(cursor, query, *arguments)
+        if query is sweeping._ITEMS and zone.value("SELECT count(*) FROM day_postings") == 1:
+            zone.owe(revision=2, a=700)
+        return found
+
+    monkeypatch.setattr(sweeping, "read_frame", posted_meanwhile)
+    zone.sweep(PARTIES)
+    assert _made_after(zone, DAYS[1]) == {}
+    assert _made_after(zone, DAY) == {"a": 700}
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+@pytest.mark.parametrize("posting", [None, 1])
+def test_a_sweep_that_names_a_posting_that_is_not_there_is_refused(zone, posting):
+    sweep = """INSERT INTO payments.sweeps (sweep_day, seq, instructions, run_id, code_version, posting_seq)
+               VALUES (%s, 1, 0, 'r', '1', %s)"""
+    with (
+        psycopg.connect(zone.url) as connection,
+        pytest.raises(errors.RestrictViolation, match="says that it came after posting"),
+    ):
+        connection.execute(sweep, (DAY, posting))
+
+
 @pytest.mark.rule("sweeping/neighbours-at-once")
 def test_sweeps_of_neighbouring_days_at_once_claim_each_item_once(zone):
     for day in DAYS:
@@ -444,11 +488,13 @@ def test_what_corrects_an_item_waits_where_it_is_posted_while_a_sweep_runs(zone,
         return read(cursor, query, *arguments)
 
     monkeypatch.setattr(sweeping, "read_frame", posted_meanwhile)
-    zone.sweep(PARTIES, DAYS[1])
-    assert _waits(zone, DAYS[1]) == {("a", "correction_under_way"): -600}
+    zone.sweep(PARTIES)
+    assert _waits(zone) == {("a", "correction_under_way"): -600}
     assert zone.states() == {f"a {DAY}": "approved"}
     assert zone.dispatch(PARTIES, FakeProcessor(), DAYS[1]).cancelled == 1
-    assert _made_after(zone, DAYS[2]) == {"a": 0}
+    assert _made_after(zone, DAYS[2]) == {}, "their day has not been swept since"
+    zone.sweep(HELD)
+    assert _made_after(zone, DAYS[3]) == {"a": 0}
 
 
 @pytest.mark.rule("sweeping/corrected")
@@ -457,6 +503,7 @@ def test_what_corrects_an_item_that_came_back_is_netted_with_it_though_it_is_app
     zone.sweep(PARTIES)
     zone.dispatch(PARTIES, FakeProcessor())
     zone.post([match(f"m-{DAY}", 2, status="void", revenue_minor=0)], [])
+    zone.sweep(HELD)
     assert _made_after(zone, DAYS[1]) == {"a": -600}
     zone.take_in([line(zone.instruction("a"), 0, "failed")], DAYS[2])
     assert _made_after(zone, DAYS[3]) == {"a": 0}

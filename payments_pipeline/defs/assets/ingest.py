@@ -14,6 +14,7 @@ from payments_pipeline.defs.check_results import check_result, check_spec, schem
 from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, column_schema
 from payments_pipeline.defs.resources import LANDING_DATASETS, Inputs, MoneyZone, partition_day
 from payments_pipeline.domain.accepted_input import AcceptedInput, accept_input
+from payments_pipeline.domain.checks import rows_lost
 from payments_pipeline.domain.policy import ChecksPolicy
 from payments_pipeline.domain.schemas import MATCH_PARTICIPANTS, MATCH_RESULTS, REJECTED_RECORDS
 from payments_pipeline.storage.landing import LandingDay
@@ -131,14 +132,10 @@ def _metadata(asset: str, accepted: AcceptedInput, landing: Mapping[str, Landing
 def _rows_accounted_for(dataset: str, accepted: AcceptedInput) -> dg.AssetCheckResult:
     counts = accepted.counts[dataset]
     frame = accepted.match_results if dataset == "match_results" else accepted.match_participants
-    rejected = accepted.rejected_records
-    outcomes = rejected.loc[rejected["dataset"] == dataset, "outcome"].astype(object).value_counts()
-    found = len(frame) + int(outcomes.get("superseded", 0)) + int(outcomes.get("rejected", 0))
-    rows = pd.DataFrame([{"read": counts.read, "accepted_superseded_rejected": found}])
     return check_result(
         dataset,
         "rows_accounted_for",
-        rows[rows["read"] != rows["accepted_superseded_rejected"]],
+        rows_lost(dataset, counts.read, frame, accepted.rejected_records),
         "a row was lost between file and frame: a defect of the program, report it with the day's files",
         checked=counts.read,
     )

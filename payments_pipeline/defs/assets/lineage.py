@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from payments_pipeline.domain.errors import StaleInputError
+from payments_pipeline.domain.checks import rows_lost
+from payments_pipeline.domain.errors import InvariantError, StaleInputError
 
 
 def same_input(*frames: pd.DataFrame, reference: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -24,3 +25,19 @@ def same_input(*frames: pd.DataFrame, reference: Mapping[str, str] | None = None
                 "again."
             )
     return first
+
+
+def refuse_lost_rows(match_results: pd.DataFrame, match_participants: pd.DataFrame, rejected: pd.DataFrame) -> None:
+    """Hold again what a blocking check holds of the input: a run of these steps alone does not know that it failed.
+
+    Raises:
+        InvariantError: a row that was read is neither accepted, superseded nor rejected; nothing was posted.
+    """
+    counts = match_results.attrs.get("counts", {})
+    for dataset, frame in (("match_results", match_results), ("match_participants", match_participants)):
+        lost = rows_lost(dataset, int(counts.get(dataset, {}).get("read", 0)), frame, rejected)
+        for read, found in lost.itertuples(index=False, name=None):
+            raise InvariantError(
+                f"{dataset}: {read} rows were read, and {found} are accepted, superseded or rejected. Nothing was "
+                "posted. Run the whole day again; if that does not help, this is a defect: report it."
+            )

@@ -1,6 +1,7 @@
 """`payout_submissions`: the only step that acts on the outside world."""
 
 import dagster as dg
+import pandas as pd
 
 from payments_pipeline.defs.check_results import check_result, check_spec
 from payments_pipeline.defs.resources import Inputs, MoneyZone, PayoutGateway, partition_day, run_info
@@ -52,6 +53,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
             context.log.warning(words)
         tables = checks.DayTables(money_zone.url, day)
         attempts = tables(checks.ATTEMPTS_OF_DAY)
+        unanswered = tables(checks.UNANSWERED)
         refused = tables(checks.REFUSED)
         not_active = parties.loc[parties["status"].astype(object) != "active", "party_id"].astype(object)
         sent = attempts["outcome"].ne("not_sent")
@@ -72,16 +74,16 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
                 check_result(
                     NAME,
                     "all_answered",
-                    tables(checks.UNANSWERED),
+                    unanswered,
                     "these may have been carried out; every later dispatch asks about them, and none is sent blind",
-                    checked=len(attempts),
+                    checked=_instructions(attempts, unanswered),
                 ),
                 check_result(
                     NAME,
                     "none_refused",
                     refused,
                     "their items are open again for later days; mend the party's token, or ask the processor",
-                    checked=len(attempts),
+                    checked=_instructions(attempts, refused),
                     severity=dg.AssetCheckSeverity.WARN,
                 ),
                 check_result(
@@ -95,3 +97,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
         )
 
     return run
+
+
+def _instructions(*tables: pd.DataFrame) -> int:
+    return int(pd.concat([table["instruction_id"] for table in tables]).nunique())

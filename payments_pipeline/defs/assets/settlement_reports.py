@@ -19,6 +19,9 @@ async def _fetch(processor: PayoutProcessor, day: date) -> SettlementReport:
         return await processor.report(day)
 
 
+_CURE = "the processor's report is not one that can be taken in: ask the processor which of these lines holds"
+
+
 def settlement_reports(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
     """Build the asset."""
 
@@ -55,7 +58,7 @@ def settlement_reports(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
                 "lines_reported_twice": len(report.lines) - len(lines),
                 **{f"cash_minor {currency}": int(amount) for currency, amount in cash.items()},
             },
-            check_results=[schema_result(NAME, lines, SETTLEMENT_REPORTS)],
+            check_results=[schema_result(NAME, lines, SETTLEMENT_REPORTS, _CURE)],
         )
 
     return run
