@@ -130,6 +130,11 @@ def parties_frame(**status: str | dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
+def _revenue(match_id: str, shares: Sequence[dict[str, Any]]) -> dict[str, int]:
+    shared = [row["amount_minor"] for row in shares if (row["match_id"], row["pot"]) == (match_id, "revenue")]
+    return {"revenue_minor": sum(shared)} if shared else {}
+
+
 @dataclass
 class FakeProcessor:
     """A processor in memory: keeps what it took, and answers as `answer` says.
@@ -190,9 +195,10 @@ class MoneyZone:
         day: dt.date = DAY,
         participants: Sequence[dict[str, Any]] = (),
     ) -> Posted:
+        """Post matches; the revenue of one that is shared is what its shares come to."""
         rejected = pd.DataFrame({"dataset": [], "outcome": [], "match_id": [], "reason": []}, dtype=object)
         read = DayInput(
-            matches_frame([row | {"match_day": day} for row in matches]),
+            matches_frame([row | {"match_day": day} | _revenue(row["match_id"], shares) for row in matches]),
             participants_frame(participants),
             shares_frame(shares),
             rejected,

@@ -383,7 +383,7 @@ def test_a_query_error_is_raised_at_once_and_holds_up_nobody_for_ever(zone: Mone
         return HASHES
 
     rejected = frame([], {"dataset": "", "outcome": "", "match_id": "", "reason": ""})
-    rows = [match("late", match_day=NEXT)], [share("late", "a", 50)]
+    rows = [match("late", match_day=NEXT, revenue_minor=50)], [share("late", "a", 50)]
     read = DayInput(matches_frame(rows[0]), participants_frame([]), shares_frame(rows[1]), rejected, HASHES)
     with pytest.raises(psycopg.OperationalError):
         post_day(zone.url, NEXT, read, lose_the_server, RUN)

@@ -32,6 +32,7 @@ class Frames(dg.IOManager):
         self.frames = frames
         for frame in frames.values():
             frame.attrs["input_hashes"] = HASHES
+            frame.attrs["counts"] = {"match_results": {"read": 1}, "match_participants": {"read": 0}}
 
     def load_input(self, context: dg.InputContext) -> pd.DataFrame:
         return self.frames[context.asset_key.to_user_string()]
@@ -42,7 +43,7 @@ class Frames(dg.IOManager):
 
 def _posted(zone: MoneyZone, storage: Path, revision: int, **amounts: int) -> dict[str, Any]:
     frames = Frames(
-        match_results=matches_frame([match("m1", revision)]),
+        match_results=matches_frame([match("m1", revision, revenue_minor=sum(amounts.values()))]),
         match_participants=participants_frame([]),
         rejected_records=pd.DataFrame({"dataset": [], "outcome": [], "match_id": [], "reason": []}, dtype=object),
         participant_shares=shares_frame([share("m1", party, minor) for party, minor in amounts.items()]),

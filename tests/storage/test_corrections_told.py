@@ -51,7 +51,7 @@ def test_who_takes_part_late_is_told(zone):
 
 def test_a_match_that_moved_says_where_it_was(zone):
     zone.post([match("m1")], [share("m1", "a", 600)])
-    zone.post([match("m1", 2)], [])
+    zone.post([match("m1", 2, revenue_minor=600)], [])
     zone.post([match("m1", 3)], [share("m1", "a", 600)], day=NEXT)
     assert [words for _, _, words in told(zone, day=NEXT, party="a")] == [
         f"was posted under {DAY}; revision 3 after 2; its result says something else"

@@ -22,7 +22,10 @@ def zone(database_url: str) -> MoneyZone:
 
 def _post(zone: MoneyZone, hash_again: Callable[[], Mapping[str, str]], revision: int, amount_minor: int) -> Posted:
     nothing = pd.DataFrame({"dataset": [], "outcome": [], "match_id": [], "reason": []}, dtype=object)
-    matches, shares = [match("m-1", revision) | {"match_day": DAY}], [share("m-1", "a", amount_minor)]
+    matches, shares = (
+        [match("m-1", revision, revenue_minor=amount_minor) | {"match_day": DAY}],
+        [share("m-1", "a", amount_minor)],
+    )
     read = DayInput(matches_frame(matches), participants_frame([]), shares_frame(shares), nothing, HASHES)
     return post_day(zone.url, DAY, read, hash_again, RUN)
 

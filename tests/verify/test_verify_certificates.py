@@ -91,7 +91,7 @@ def test_a_posting_whose_certificate_is_gone_is_told_and_running_the_day_writes_
     data = gone.read_bytes()
     gone.unlink()
     assert broken(world)[CERTIFICATES] == ("posting 1 of 2024-08-17 has no certificate: run the day, which writes it",)
-    world.post(FIRST, [match("m1", FIRST, 20000, revision=2)], [share("m1", 1, "each_referee", "ref", 1)])
+    world.post(FIRST, [match("m1", FIRST, 1, revision=2)], [share("m1", 1, "each_referee", "ref", 1)])
     assert gone.read_bytes() == data
 
 
