@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 import psycopg
 
+from payments_pipeline.domain.errors import LedgerFaultError
 from payments_pipeline.storage.payout_instructions import cancel
 from payments_pipeline.storage.postgres import RunInfo
 
@@ -41,6 +42,7 @@ class Fault:
     was_never_accepted: bool
 
 
+_RELEASED = "an item of it was released"
 #: Instructions that must not leave, and why; judged on what is stored and on the parties given.
 _FAULTS = """
     WITH gated AS (
@@ -88,7 +90,7 @@ _FAULTS = """
                 WHEN 'credit' THEN p.payout_token ELSE p.collection_token END THEN 'the party''s token changed'
             WHEN c.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
                 THEN 'its items net to ' || c.net
-            WHEN c.is_released THEN 'an item of it was released'
+            WHEN c.is_released THEN %(released)s
             WHEN c.is_broken THEN 'the match of an item of it has a break'
             WHEN k.instruction_id IS NOT NULL THEN 'an item of it was corrected'
             WHEN u.instruction_id IS NOT NULL THEN 'the journal of an item of it does not balance'
@@ -128,6 +130,7 @@ def faults(cursor: psycopg.Cursor[Any], instruction_ids: Sequence[str], parties:
         parties = parties[parties["party_id"].isin([row[0] for row in rows.fetchall()])]
     told = {
         "parties": _texts(parties["party_id"]),
+        "released": _RELEASED,
         "statuses": _texts(parties["status"]),
         "payout_tokens": _texts(parties["payout_token"]),
         "collection_tokens": _texts(parties["collection_token"]),
@@ -154,8 +157,18 @@ def refuse(
 
     Returns:
         Which were cancelled.
+
+    Raises:
+        LedgerFaultError: an item is free though its instruction is not over; no release can follow it.
     """
     found = faults(cursor, instruction_ids, parties)
+    for fault in found:
+        if fault.reason == _RELEASED:
+            raise LedgerFaultError(
+                f"instruction {fault.instruction_id} is {fault.state}, and an item of it is given back: somebody "
+                "changed the tables behind their triggers. Nothing was sent. Run `payments-pipeline verify` and "
+                "restore them before dispatching again."
+            )
     for reason in sorted({fault.reason for fault in found}):
         rows = [(fault.instruction_id, fault.state, fault.seq) for fault in found if fault.reason == reason]
         cancel(cursor, rows, day=day, actor="gate", reason=reason, by_sweep=False, run=run)

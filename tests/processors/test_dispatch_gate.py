@@ -3,14 +3,16 @@
 import datetime as dt
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from zoneinfo import ZoneInfo
 
 import psycopg
 import pytest
 from dispatches import BEFORE, LATER, ONCE, PARTIES, UNAVAILABLE, UNKNOWN, Clock, keys, many_approved, two_approved
-from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, match, parties_frame, policy, share
+from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, line, match, parties_frame, policy, share
 from refunding import charge, refund, request, settle
 
 from payments_pipeline.domain.errors import LedgerFaultError
+from payments_pipeline.processors.dispatch import Dispatch, Dispatched
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.verify import rules_dispatch
@@ -268,6 +270,28 @@ def test_over_a_partys_limit_instructions_stay_approved_and_wait_for_another_cal
     assert zone.dispatch(PARTIES, FakeProcessor(), LATER[1], limited).sent == 1
 
 
+def _zone_in_which_it_is(hour: int) -> ZoneInfo:
+    """A zone of whole hours in which it is so many hours after midnight now."""
+    ahead = (hour - dt.datetime.now(dt.UTC).hour) % 24
+    ahead -= 24 * (ahead > 14)
+    return ZoneInfo(f"Etc/GMT{-ahead:+d}")
+
+
+@pytest.mark.rule("dispatch/limits")
+def test_a_calendar_day_is_that_of_the_pipelines_zone(zone, database):
+    zone.owe(NEXT, a=700)
+    zone.sweep(PARTIES, NEXT)
+    limited = policy(party_day_limit_minor=1000)
+    assert zone.dispatch(PARTIES, FakeProcessor(), DAY, limited).sent == 2
+    _tamper(database, "UPDATE payout_attempts SET started_at = started_at - interval '61 minutes'")
+
+    def dispatch(in_zone: ZoneInfo) -> Dispatched:
+        return Dispatch(database.url, NEXT, FakeProcessor(), limited, in_zone, RUN)(PARTIES)
+
+    assert dispatch(_zone_in_which_it_is(12)).waiting == 1, "sent an hour ago, this morning"
+    assert dispatch(_zone_in_which_it_is(0)).sent == 1, "sent an hour ago, yesterday"
+
+
 @pytest.mark.rule("dispatch/limits")
 def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_others(zone):
     zone.owe(BEFORE, b=5000, c=300)
@@ -275,6 +299,22 @@ def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_oth
     done = zone.dispatch(PARTIES, FakeProcessor(), policy=policy(day_limit_minor=1300))
     assert (done.sent, done.waiting) == (3, 1)
     assert zone.states()[f"b {BEFORE}"] == "approved"
+
+
+@pytest.mark.rule("dispatch/instruction-gate")
+def test_an_item_that_is_free_though_its_instruction_is_approved_stops_the_dispatch_and_names_it(zone, database):
+    _tamper(
+        database,
+        f"""INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
+            SELECT item_id, claim_no, '{DAY}', false, 'r' FROM instruction_claims
+            WHERE instruction_id = '{zone.instruction("a")}'""",
+    )
+    processor = FakeProcessor()
+    with pytest.raises(
+        LedgerFaultError, match=rf"instruction {zone.instruction('a')} is approved, and an item of it is"
+    ):
+        zone.dispatch(PARTIES, processor)
+    assert processor.requests == []
 
 
 @pytest.mark.rule("dispatch/up-to-its-day")
