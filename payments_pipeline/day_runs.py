@@ -6,8 +6,11 @@ Belongs here: executing the jobs, and what a day's run came to. Does not belong 
 from __future__ import annotations
 
 import asyncio
+import signal
+import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from typing import Any
@@ -75,6 +78,31 @@ class DaySummary:
         for name in ("steps", "failed_checks", "refunds", "refusals"):
             del shown[name]
         return shown
+
+
+@contextmanager
+def noticing_interrupts() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C came since it was last asked.
+
+    While a run is under way Dagster has a handler of its own in place, which forgets what comes as the run ends. Python
+    tells every signal here, whoever handles it.
+    """
+    reading, writing = socket.socketpair()
+    with reading, writing:
+        reading.settimeout(0)
+        writing.settimeout(0)
+        before = signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+
+        def came() -> bool:
+            try:
+                return signal.SIGINT in reading.recv(4096)
+            except BlockingIOError:
+                return False
+
+        try:
+            yield came
+        finally:
+            signal.set_wakeup_fd(before)
 
 
 @dataclass(frozen=True)

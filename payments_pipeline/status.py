@@ -33,6 +33,12 @@ _OPEN_ITEMS = """
     WHERE (%(party)s::text IS NULL OR o.party_id = %(party)s) AND (%(day)s::date IS NULL OR o.day = %(day)s)
     GROUP BY 1, 2 ORDER BY 1, 2
 """
+_DAYS_TO_RUN = """
+    SELECT u.match_day, u.posting_seq AS posting,
+           (SELECT count(*) FROM open_items o WHERE o.day = u.match_day) AS open_items,
+           'was posted and not swept since: run it again, unless its run is under way' AS words
+    FROM unswept_days u WHERE %(day)s::date IS NULL OR u.match_day = %(day)s ORDER BY 1 LIMIT 100
+"""
 _INSTRUCTIONS = """
     SELECT s.state, i.currency, i.direction, count(*) AS instructions, sum(i.amount_minor)::bigint AS amount_minor,
            min(s.since_on) AS since_on
@@ -143,6 +149,7 @@ def overall(url: str, *, day: date | None = None, party: str | None = None) -> d
         parts |= {"corrections": CORRECTIONS}
     if party is None:
         parts |= {
+            "days_to_run": _DAYS_TO_RUN,
             "proposals": _PROPOSALS,
             "rule_changes": _RULE_CHANGES,
             "posting_breaks": _POSTING_BREAKS,

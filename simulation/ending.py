@@ -19,7 +19,7 @@ from simulation.effects import Fate
 from simulation.history import Act, History
 from simulation.inputs import FIRST_DAY, Party, day_of
 from simulation.model import Account, shares
-from simulation.rules import RuleBroken, states_of, swept_days
+from simulation.rules import RuleBroken, states_of, unswept_days
 from simulation.world import World, policy_of
 
 #: What was held has been refused by then, and what was released is free.
@@ -45,7 +45,8 @@ def calm(world: World) -> None:
     unposted = sorted(match.match_id for match in due if world.model.posted.get(match.match_id) != match)
     if unposted:
         raise RuleBroken(f"{unposted} can be posted and is not")
-    swept = swept_days(world.snapshot["sweeps"], world.snapshot["day_postings"])
+    unswept = unswept_days(world.snapshot["sweeps"], world.snapshot["day_postings"])
+    swept = {str(row["sweep_day"]) for row in world.snapshot["sweeps"]} - unswept.keys()
     posted = {str(row["match_day"]) for row in world.snapshot["day_postings"]}
     for on in sorted(posted | {day_of(match.day).isoformat() for match in world.delivered.values()}):
         if on not in swept:

@@ -59,6 +59,7 @@ def breaches(before: Snapshot, now: Snapshot, model: Model, under_way: Collectio
     yield from _events(now)
     yield from _records(now)
     yield from _too_early(before, now, under_way)
+    yield from _before_its_run(before, now, under_way)
     yield from _untold(before, now, under_way)
     yield from _as_the_model_says(now, model)
 
@@ -192,28 +193,44 @@ def _untold(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iter
     if not sweeps:
         return
     told = {(row["sweep_day"], row["seq"], row["party_id"], row["currency"]) for row in now["sweep_deferrals"]}
-    swept = swept_days(before.get("sweeps", []), now["day_postings"])
+    unswept = unswept_days(before.get("sweeps", []), now["day_postings"])
     claimed = {row["item_id"]: row["next_claim_no"] for row in before.get("open_items", [])}
-    postings = sorted(now["match_postings"], key=lambda row: row["posting_no"])
-    match_days = {row["match_id"]: row["match_day"] for row in postings}
+    match_days = days_of(now)
     for sweep, item in product(sweeps, now["open_items"]):
         day, key = sweep["sweep_day"], (item["party_id"], item["currency"])
         if claimed.get(item["item_id"]) != item["next_claim_no"]:
             continue  # it came to be open, or was claimed and freed, while the sweep was under way
         free = item["available_after"] is None or item["available_after"] < day
-        # Nothing of a fee is given back before its match's day was swept.
-        of = match_days[item["match_id"]] if item["kind"] == "refund" else item["day"]
-        due = item["day"] <= day and (of == day or item["match_id"] is None or of in swept)
+        due = item["day"] <= day and (of_day(item, match_days) == day or of_day(item, match_days) not in unswept)
         if free and due and (day, sweep["seq"], *key) not in told:
             yield f"the sweep of {day} left item {item['item_id']} of {key} open and does not say why"
 
 
-def swept_days(sweeps: list[Row], postings: list[Row]) -> set[str]:
-    """Give the days that a sweep of their own looked at after their newest posting."""
-    newest: Counter[str] = Counter()
+def unswept_days(sweeps: list[Row], postings: list[Row]) -> dict[str, bool]:
+    """Give the days that posted something after their own last sweep, and whether they were ever swept."""
+    posted: Counter[str] = Counter()
     for row in postings:
-        newest[row["match_day"]] = max(newest[row["match_day"]], row["seq"])
-    return {row["sweep_day"] for row in sweeps if row["posting_seq"] >= newest[row["sweep_day"]]}
+        if row["entries_posted"]:
+            posted[row["match_day"]] = max(posted[row["match_day"]], row["seq"])
+    seen: dict[str, int] = {}
+    for row in sweeps:
+        seen[row["sweep_day"]] = max(seen.get(row["sweep_day"], 0), row["posting_seq"])
+    return {day: day in seen for day, newest in posted.items() if newest > seen.get(day, 0)}
+
+
+def days_of(now: Snapshot) -> dict[str, str]:
+    """Give the day of each posted match."""
+    return {
+        row["match_id"]: row["match_day"] for row in sorted(now["match_postings"], key=lambda row: row["posting_no"])
+    }
+
+
+def of_day(item: Row, match_days: dict[str, str]) -> str | None:
+    """Give the day whose run an item belongs to: its match's; None where it is of no match."""
+    if item["match_id"] is None:
+        return None
+    day: str = match_days[item["match_id"]] if item["kind"] == "refund" else item["day"]
+    return day
 
 
 def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str) -> int:
@@ -259,15 +276,13 @@ def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str
 
 
 def _too_early(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:
-    """Name what was claimed newly though its match has a break, its own run stopped, or its payer has not paid."""
+    """Name what was claimed newly though its match has a break, or though its payer has not paid."""
     if not before or goes_on(now["instruction_claims"], before["instruction_claims"]):
         return
     entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
     broken = _open_breaks(before) & _open_breaks(now)
     waits = {row["match_id"] for row in now["match_postings"] if row["payout_policy"] == "when_collected"}
     late = {row["instruction_id"] for row in now["payout_instructions"] if row["run_id"] in under_way}
-    sweep_days = {row["instruction_id"]: row["sweep_day"] for row in now["payout_instructions"]}
-    swept = swept_days(now["sweeps"], before["day_postings"])
     known = {(claim["item_id"], claim["claim_no"]) for claim in before["instruction_claims"]}
     states = [states_of(before), states_of(now)]
     collected = {
@@ -278,12 +293,10 @@ def _too_early(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> I
     pots: Counter[Any] = Counter()
     for claim in now["instruction_claims"]:
         entry = entries[claim["item_id"]]
-        if (claim["item_id"], claim["claim_no"]) in known or entry["match_id"] is None:
+        if (claim["item_id"], claim["claim_no"]) in known or claim["instruction_id"] in late:
+            continue  # what its sweep read was so when it read it; the gate looks again
+        if entry["match_id"] is None:
             continue
-        if claim["instruction_id"] in late:
-            continue  # its sweep read what was so when it read; the gate looks again
-        if entry["kind"] == "accrual" and entry["day"] not in swept | {sweep_days[claim["instruction_id"]]}:
-            yield f"item {entry['entry_id']} of {entry['day']} is claimed, and its own run did not get to its sweep"
         if entry["kind"] == "accrual" and (entry["day"], entry["match_id"]) in broken:
             yield f"item {entry['entry_id']} is claimed, and its match {entry['match_id']} has a break"
         if entry["match_id"] in waits and entry["pot"] == "match_fee" and entry["recipient"] != "payer":
@@ -293,6 +306,31 @@ def _too_early(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> I
             for (party, match, payer), net in pots.items():
                 if net > 0 and _signed(entry) < 0 and (entry["match_id"], entry["pot_party_id"]) == (match, payer):
                     yield f"{party} is paid of the fee of {payer} in {match}, which was not collected"
+
+
+def _before_its_run(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:
+    """Name what was claimed newly though its own day's run has not swept it, or though it may net with such."""
+    if not before or goes_on(now["instruction_claims"], before["instruction_claims"]):
+        return
+    match_days, unswept = days_of(now), unswept_days(now["sweeps"], before["day_postings"])
+    waiting: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for item in now["open_items"]:
+        home = of_day(item, match_days)
+        if home in unswept and item in before["open_items"]:
+            waiting[item["party_id"], item["currency"]].add(home)
+    entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
+    made = {row["instruction_id"]: row for row in now["payout_instructions"]}
+    known = {(claim["item_id"], claim["claim_no"]) for claim in before["instruction_claims"]}
+    for claim in now["instruction_claims"]:
+        instruction, entry = made[claim["instruction_id"]], entries[claim["item_id"]]
+        if (claim["item_id"], claim["claim_no"]) in known or instruction["run_id"] in under_way:
+            continue
+        day, home = instruction["sweep_day"], of_day(entry, match_days)
+        if home in unswept and home != day:
+            yield f"item {entry['entry_id']} of {home} is claimed, and its own run did not get to its sweep"
+        for other in waiting[entry["party_id"], entry["currency"]]:
+            if other < day and (home is None or unswept[other]):
+                yield f"item {entry['entry_id']} is claimed, and what it may net with waits for a run of {other}"
 
 
 def _open_breaks(snapshot: Snapshot) -> set[tuple[str, str]]:

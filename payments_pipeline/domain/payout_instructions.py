@@ -24,6 +24,7 @@ from payments_pipeline.domain.policy import Policy
 class WaitReason(StrEnum):
     """Why items stay open; for a party and currency the first that applies."""
 
+    DAY_NOT_SWEPT = "day_not_swept"
     POSTING_BREAK = "posting_break"
     CORRECTION_UNDER_WAY = "correction_under_way"
     NOT_COLLECTED = "not_collected"
@@ -38,6 +39,9 @@ class WaitReason(StrEnum):
 
 
 WAIT_WORDS = {
+    WaitReason.DAY_NOT_SWEPT: (
+        "a day of theirs was posted, and its run did not get to its sweep: run it again; status names it, days_to_run"
+    ),
     WaitReason.POSTING_BREAK: "their match has a break: mend its input and run its day again",
     WaitReason.CORRECTION_UNDER_WAY: "what they correct is about to be sent: the next sweep nets the two",
     WaitReason.NOT_COLLECTED: "the competition pays when the payer has paid, and the payer has not",
@@ -105,6 +109,7 @@ def plan_sweep(
     """
     if items.empty:
         return _NOTHING
+    items = _with_their_party(items)
     has_wait = items["wait"].notna().to_numpy()
     free = items[~has_wait].sort_values(["party_id", "currency", "item_id"], ignore_index=True)
     nets, of_item = _nets(free, parties, failing, policy)
@@ -121,6 +126,19 @@ def plan_sweep(
     deferrals = pd.DataFrame({"items": amounts.size(), "amount_minor": amounts.sum()}).reset_index()
     assert len(claims) + int(deferrals["items"].sum()) == len(items), "an item was neither claimed nor deferred"
     return SweepPlan(instructions=instructions, claims=claims, deferrals=deferrals)
+
+
+def _with_their_party(items: pd.DataFrame) -> pd.DataFrame:
+    """Let all items of a party and currency wait where one is of a day whose run did not get to its sweep.
+
+    It may be what corrects the others: they are netted once that day is swept.
+    """
+    is_unswept = items["wait"].eq(WaitReason.DAY_NOT_SWEPT).to_numpy()
+    if not is_unswept.any():
+        return items
+    keys = pd.MultiIndex.from_frame(items[["party_id", "currency"]].astype(object))
+    waits = keys.isin(keys[is_unswept]) & items["wait"].isna().to_numpy()
+    return items.assign(wait=items["wait"].astype(object).mask(waits, str(WaitReason.DAY_NOT_SWEPT)))
 
 
 #: Of a sweep that finds no item.

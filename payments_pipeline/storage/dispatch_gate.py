@@ -84,13 +84,13 @@ _FAULTS = """
         WHERE o.item_id IS NOT NULL OR u.item_id IS NOT NULL
     ), judged AS (
         SELECT i.instruction_id, CASE
+            WHEN c.is_released THEN %(released)s
             WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
             WHEN p.status <> 'active' THEN 'the party is ' || p.status
             WHEN i.token IS DISTINCT FROM CASE i.direction
                 WHEN 'credit' THEN p.payout_token ELSE p.collection_token END THEN 'the party''s token changed'
             WHEN c.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
                 THEN 'its items net to ' || c.net
-            WHEN c.is_released THEN %(released)s
             WHEN c.is_broken THEN 'the match of an item of it has a break'
             WHEN k.instruction_id IS NOT NULL THEN 'an item of it was corrected'
             WHEN u.instruction_id IS NOT NULL THEN 'the journal of an item of it does not balance'

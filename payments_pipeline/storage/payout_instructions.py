@@ -43,18 +43,33 @@ _EXPIRED = """
       AND i.created_at + make_interval(days => i.approval_days) <= clock_timestamp()
 """
 
-#: What a sweep of {day} may take, each with a reason of its own to wait. Of earlier days only what their own runs got
-#: as far as sweeping: a check that stops a run after its posting stops what was posted. Releases and settlements dated
-#: on or after the day are left for later days: a second sweep of the day takes nothing that the first could not.
+#: What a sweep of {day} may take, each with a reason of its own to wait. Releases and settlements dated on or after the
+#: day are left for later days, so that a second sweep of the day takes nothing that the first could not.
+#:
+#: What a day posted belongs to its own run, which checks may stop before its sweep: until a sweep of its own came after
+#: it, other days leave it alone, and with it whatever of its party it may have to be netted with.
 _ITEMS = """
+    WITH unswept AS MATERIALIZED (
+        SELECT match_day, was_swept FROM unswept_days WHERE match_day <> {day}
+    ), due AS MATERIALIZED (
+        -- A refund is of the day of its acceptance, and its match of another: nothing of a fee is given back before the
+        -- day of the fee is swept.
+        SELECT o.*, CASE WHEN o.kind = 'refund' THEN (
+            SELECT m.match_day FROM match_postings m WHERE m.match_id = o.match_id ORDER BY m.posting_no DESC LIMIT 1)
+            WHEN o.match_id IS NOT NULL THEN o.day END AS of_day
+        FROM open_items o
+        WHERE o.day <= {day}
+    )
     SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
         CASE
+            WHEN u.match_day IS NOT NULL OR o.match_id IS NULL AND EXISTS (
+                -- What is of no match may make up for what is: taken by itself it would move what nobody owes.
+                SELECT FROM due b JOIN unswept ON unswept.match_day = b.of_day
+                WHERE (b.party_id, b.currency) = (o.party_id, o.currency)
+            ) THEN 'day_not_swept'
             WHEN EXISTS (
-                -- A refund is of the day of its acceptance, its match of another: it waits as the match does.
                 SELECT FROM posting_breaks b
-                WHERE b.match_id = o.match_id AND b.match_day = CASE o.kind WHEN 'refund' THEN (
-                    SELECT m.match_day FROM match_postings m WHERE m.match_id = o.match_id
-                    ORDER BY m.posting_no DESC LIMIT 1) ELSE o.day END
+                WHERE b.match_id = o.match_id AND b.match_day = o.of_day
                 AND b.seq = (SELECT max(p.seq) FROM day_postings p WHERE p.match_day = b.match_day)
             ) THEN 'posting_break'
             -- Posted while this sweep runs: what it corrects is cancelled by the next, which nets the two.
@@ -105,15 +120,8 @@ _ITEMS = """
                             AND NOT (s.state = 'settled' AND s.since_on < {day})))
             ) THEN 'collection_not_settled'
         END
-    FROM open_items o
-    WHERE o.day <= {day}
-      AND (o.available_after IS NULL OR o.available_after < {day})
-      AND (o.match_id IS NULL
-           OR o.kind <> 'refund' AND (o.day = {day} OR EXISTS (SELECT FROM swept_days s WHERE s.sweep_day = o.day))
-           -- Nothing of a fee is given back before the fee itself was swept, or is by this sweep.
-           OR o.kind = 'refund' AND EXISTS (
-               SELECT FROM match_postings m WHERE m.match_id = o.match_id AND (
-                   m.match_day = {day} OR EXISTS (SELECT FROM swept_days s WHERE s.sweep_day = m.match_day))))
+    FROM due o LEFT JOIN unswept u ON u.match_day = o.of_day
+    WHERE (o.available_after IS NULL OR o.available_after < {day}) AND (u.match_day IS NULL OR u.was_swept)
 """
 _ITEMS_SCHEMA = {
     "item_id": _STRING,

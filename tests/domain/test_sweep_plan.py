@@ -66,7 +66,7 @@ items = st.builds(
     item,
     st.sampled_from(["a", "b", "hold", "closed", "unpaid", "uncollected", "stranger"]),
     amounts | st.sampled_from([50, -50, 100, -100]),
-    st.sampled_from([None, None, None, "posting_break", "not_collected"]),
+    st.sampled_from([None, None, None, None, "posting_break", "not_collected", "day_not_swept"]),
     currency=st.sampled_from(["GBP", "EUR"]),
     claim_no=st.integers(1, 3),
 )
@@ -137,6 +137,7 @@ def test_currencies_are_never_added():
 
 
 REASONS = [
+    (item("a", 500, "day_not_swept"), WaitReason.DAY_NOT_SWEPT),
     (item("a", 500, "posting_break"), WaitReason.POSTING_BREAK),
     (item("a", 500, "correction_under_way"), WaitReason.CORRECTION_UNDER_WAY),
     (item("a", 500, "not_collected"), WaitReason.NOT_COLLECTED),
@@ -158,6 +159,16 @@ def test_an_item_waits_for_its_reason(waiting, reason):
     plan = sweep(waiting, failing=B_FAILS)
     assert waits(plan) == {(waiting["party_id"], reason): (1, waiting["amount_minor"])}
     assert (len(plan.instructions), len(plan.claims)) == (0, 0)
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+def test_what_may_net_with_an_item_of_a_day_that_was_not_swept_waits_with_it():
+    waiting = item("a", -500, "day_not_swept")
+    plan = sweep(
+        waiting, item("a", 600), item("a", 70, "not_collected"), item("a", 600, currency="EUR"), item("b", 600)
+    )
+    assert [row[:4] for row in made(plan)] == [("a", "EUR", "credit", 600), ("b", "GBP", "credit", 600)]
+    assert waits(plan) == {("a", WaitReason.DAY_NOT_SWEPT): (2, 100), ("a", WaitReason.NOT_COLLECTED): (1, 70)}
 
 
 @pytest.mark.rule("sweeping/claimed-once")

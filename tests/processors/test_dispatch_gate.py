@@ -302,7 +302,8 @@ def test_an_instruction_over_the_days_limit_does_not_hold_up_smaller_ones_of_oth
 
 
 @pytest.mark.rule("dispatch/instruction-gate")
-def test_an_item_that_is_free_though_its_instruction_is_approved_stops_the_dispatch_and_names_it(zone, database):
+@pytest.mark.parametrize("parties", [PARTIES, parties_frame(a="on_hold", d="active")], ids=["payable", "on hold"])
+def test_an_item_that_is_free_though_its_instruction_is_approved_stops_the_dispatch_by_name(zone, database, parties):
     _tamper(
         database,
         f"""INSERT INTO claim_releases (item_id, claim_no, released_on, by_sweep, run_id)
@@ -313,7 +314,7 @@ def test_an_item_that_is_free_though_its_instruction_is_approved_stops_the_dispa
     with pytest.raises(
         LedgerFaultError, match=rf"instruction {zone.instruction('a')} is approved, and an item of it is"
     ):
-        zone.dispatch(PARTIES, processor)
+        zone.dispatch(parties, processor)
     assert processor.requests == []
 
 

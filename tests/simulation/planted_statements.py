@@ -89,7 +89,7 @@ REFUND_UNBOUNDED = Edit(refunds, "decide_requests", "wanted[wanted > left[rows]]
 CLAIMED_TOO = Edit(
     sweeping,
     "_ITEMS",
-    "    FROM open_items o\n    WHERE o.day <= {day}",
+    "        FROM open_items o\n        WHERE o.day <= {day}",
     """    FROM (SELECT entry_id AS item_id, 1 AS next_claim_no, party_id, currency, day, kind, match_id, pot,
                  pot_party_id, credit_minor - debit_minor AS amount_minor, recipient, NULL::date AS available_after
           FROM ledger_entries WHERE is_item) o
@@ -121,7 +121,9 @@ BROKEN_TOO = (
     Edit(sweeping, "_ITEMS", "THEN 'posting_break'", "THEN NULL"),
     Edit(gate, "_FAULTS", "WHEN c.is_broken", "WHEN false"),
 )
-STOPPED_TOO = Edit(sweeping, "_ITEMS", "swept_days s WHERE s.sweep_day = o.day", "sweeps s WHERE s.sweep_day = o.day")
+STOPPED_TOO = Edit(sweeping, "_ITEMS", "WHERE match_day <> {day}", "WHERE match_day <> {day} AND NOT was_swept")
+APART_FROM_STOPPED = Edit(payout_instructions, "_with_their_party", "if not is_unswept.any():", "if True:")
+MADE_UP_APART = Edit(sweeping, "_ITEMS", "OR o.match_id IS NULL AND EXISTS (", "OR false AND EXISTS (")
 APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
 OPEN_OR_NOT = (

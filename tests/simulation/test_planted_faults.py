@@ -24,6 +24,7 @@ MATCH = Deliver("match-1", "cup", 0, 1, "completed", 10_000, ("player:1",))
 #: 30 fixed, 12.5 % of 971, the rest 2 to 1: one unit is left over when everybody has had their whole ones.
 UNEVEN = Deliver("match-1", "cup", 0, 1, "completed", 1_001, ())
 BETTER = Deliver("match-1", "cup", 0, 1, "completed", 20_000, ("player:1",))
+ALSO = Deliver("match-3", "cup", 1, 1, "completed", 10_000, ("player:1",))
 MOVED = Deliver("match-1", "cup", 1, 1, "completed", 20_000, ("player:1",))
 VOID = Deliver("match-1", "cup", 0, 1, "void", 0, ())
 #: The same clubs, in another currency.
@@ -232,6 +233,18 @@ SWEEPING += (
         (*SWEPT, BETTER, POST, Act("sweep", 1)),
         (put.STOPPED_TOO,),
         caught_by="is claimed, and its own run did not get to its sweep",
+    ),
+    Fault(
+        "what may net with what a stopped run posted is paid",
+        (*SWEPT, VOID, POST, ALSO, Act("post", 1), Act("sweep", 1)),
+        (put.APART_FROM_STOPPED,),
+        caught_by="is claimed, and what it may net with waits for a run of 2024-08-17",
+    ),
+    Fault(
+        "what makes up for what is posted and not swept is paid by itself",
+        (*SENT, Bank(0, "fail_then_settle", 0), REPORTED, REPORTED_LATER, ALSO, Act("post", 1), Act("sweep", 4)),
+        (put.MADE_UP_APART,),
+        caught_by="is claimed, and what it may net with waits for a run of 2024-08-18",
     ),
     Fault(
         "what is corrected while a sweep runs is paid and taken back at once",

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import psycopg
 import pytest
 from alembic import command
-from money_zone import DAY, FakeProcessor, MoneyZone, line, parties_frame
+from money_zone import DAY, NEXT, FakeProcessor, MoneyZone, line, parties_frame
 from psycopg import sql
 
 from payments_pipeline.domain.errors import ConfigurationError, DatabaseUnavailableError
@@ -28,7 +28,10 @@ _CORRECTED_BEFORE = """
 """
 _ITEMS_BEFORE = re.sub(
     r"WHEN o.item_id IN \(.*?\n *THEN 'correction_under_way'", "", payout_instructions._ITEMS, flags=re.S
-).replace("swept_days", "sweeps")
+).replace(
+    "SELECT match_day, was_swept FROM unswept_days WHERE match_day <> {day}",
+    "SELECT NULL::date AS match_day, false AS was_swept WHERE false",
+)
 
 
 def _shape(url: str) -> list[tuple[str, ...]]:
@@ -119,6 +122,10 @@ def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_serv
             zone.owe(revision=2, a=700, b=5000, c=300)
             zone.sweep(parties)
             zone.dispatch(parties, FakeProcessor())
+            # Of another day too, which then posts more and is not swept again.
+            zone.owe(NEXT, c=300)
+            zone.sweep(parties, NEXT)
+            zone.owe(NEXT, revision=2, c=400)
         sent = "SELECT party_id, idempotency_key FROM payout_instructions JOIN payout_attempts USING (instruction_id)"
         keys = dict(zone.rows(sent))
         settled = line(keys["a"], -700)
@@ -128,6 +135,7 @@ def test_a_database_that_was_used_before_is_migrated_with_its_data(postgres_serv
         assert before_rows["report_lines"] == 5
         assert migrate(owner) == head()
         assert {name: rows for name, rows in _counts(owner).items() if name in before_rows} == before_rows
+        assert zone.rows("SELECT match_day, posting_seq, was_swept FROM unswept_days") == [(NEXT, 2, True)]
         later = DAY + dt.timedelta(days=3)
         zone.sweep(parties, later)
         zone.dispatch(parties, FakeProcessor(), later)

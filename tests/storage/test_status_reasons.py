@@ -27,6 +27,27 @@ def test_what_no_sweep_has_looked_at_is_said_to_be_posted_since(zone):
     assert told(zone) == [("not_swept_yet", 600, NOT_SWEPT)]
 
 
+@pytest.mark.rule("sweeping/own-run-first")
+def test_a_day_that_was_posted_and_not_swept_is_named_until_its_run_gets_there(zone):
+    def to_run() -> list[tuple[dt.date, int, int]]:
+        rows = status.overall(zone.url)["days_to_run"]
+        assert all("run it again" in row["words"] for row in rows)
+        return [(row["match_day"], row["posting"], row["open_items"]) for row in rows]
+
+    zone.owe(a=600)
+    assert to_run() == [(DAY, 1, 1)]
+    zone.sweep(HOLD)
+    assert to_run() == []
+    zone.owe(revision=2, a=700)
+    zone.owe(revision=2, a=700)
+    assert to_run() == [(DAY, 2, 2)]
+    assert status.overall(zone.url, day=DAYS[1])["days_to_run"] == []
+    zone.sweep(ACTIVE, DAYS[1])
+    assert [(reason, minor) for reason, minor, _ in told(zone)] == [("day_not_swept", 700)]
+    zone.sweep(ACTIVE)
+    assert (to_run(), told(zone)) == ([], [])
+
+
 def test_what_failed_is_free_to_later_days_whatever_held_it_up_before(zone):
     zone.owe(a=600)
     zone.sweep(HOLD)

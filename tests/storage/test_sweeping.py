@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from money_zone import DAY, POLICY, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
+from money_zone import DAY, POLICY, RUN, FakeProcessor, MoneyZone, fee, line, match, parties_frame, policy, share
 from psycopg import errors
 from refunding import charge, refund, request
 
@@ -429,6 +429,95 @@ def test_what_is_posted_while_a_sweep_of_its_day_looks_for_items_waits_for_the_n
     zone.sweep(PARTIES)
     assert _made_after(zone, DAYS[1]) == {}
     assert _made_after(zone, DAY) == {"a": 700}
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+def test_what_posts_nothing_opens_no_day_again(zone):
+    zone.owe(a=600)
+    zone.sweep(HELD)
+    zone.owe(a=600)
+    assert _made_after(zone, DAYS[1]) == {"a": 600}
+
+
+UNCOLLECTED = parties_frame(a="active", d={"collection_token": None})
+
+
+def _written_off(zone: MoneyZone, database, party: str, amount_minor: int) -> None:
+    asked = approvals.write_off(database.url, party, "GBP", amount_minor)
+    identity = approvals.propose(database.url, asked, "insolvent", "clerk")
+    approvals.decide(database.approver_url, identity, "accepted", "seen")
+    assert approvals.carry_out_accepted(database.url, DAYS[1], RUN).done == (identity,)
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+@pytest.mark.parametrize("was_swept", [True, False])
+def test_a_write_off_waits_with_its_debt_and_is_never_paid_to_the_debtor(zone, database, was_swept):
+    zone.owe(d=-700)
+    if was_swept:
+        zone.sweep(UNCOLLECTED)
+        zone.owe(revision=2, d=-700, a=50)
+    _written_off(zone, database, "d", 700)
+    assert _made_after_with(zone, UNCOLLECTED, DAYS[2]) == {}
+    assert _waits(zone, DAYS[2])["d", "day_not_swept"] == (0 if was_swept else 700)
+    zone.sweep(parties_frame(a="on_hold", d="on_hold"))
+    assert _made_after_with(zone, UNCOLLECTED, DAYS[3])["d"] == 0
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+@pytest.mark.parametrize(("owed", "moved"), [(600, -600), (-600, 600)])
+def test_what_settled_after_it_failed_waits_for_what_it_makes_up_for(zone, owed, moved):
+    zone.owe(a=owed)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    for day, kind, cash in ((DAYS[1], "failed", 0), (DAYS[2], "settled", moved)):
+        zone.take_in([line(zone.instruction("a"), cash, kind)], day)
+    zone.owe(revision=2, a=owed, b=50)
+    assert _made_after(zone, DAYS[3]) == {}
+    assert _waits(zone, DAYS[3])["a", "day_not_swept"] == 0
+    zone.sweep(HELD)
+    assert _made_after(zone, DAYS[4]) == {"a": 0}
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+def test_what_is_taken_back_by_a_run_that_stopped_is_netted_before_more_is_paid(zone):
+    zone.owe(a=600)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.take_in([line(zone.instruction("a"), -600)], DAYS[0])
+    zone.post([match(f"m-{DAY}", 2, status="void", revenue_minor=0)], [])
+    zone.owe(DAYS[1], a=600)
+    assert _made_after(zone, DAYS[1]) == {}
+    zone.sweep(HELD)
+    assert _made_after(zone, DAYS[2]) == {"a": 0}
+
+
+@pytest.mark.rule("sweeping/own-run-first")
+def test_what_moved_from_a_day_that_was_not_swept_is_neither_made_nor_cancelled_day_after_day(zone):
+    zone.owe(DAYS[0], "M", a=600)
+    zone.sweep(HELD)
+    zone.post([match("M", 2, status="void", revenue_minor=0)], [])
+    zone.owe(DAYS[1], "M", 3, a=600)
+    for day in DAYS[1:3]:
+        assert _made_after(zone, day) == {}
+        assert _waits(zone, day)["a", "day_not_swept"] in (0, 600, 1200)
+    zone.sweep(HELD)
+    assert _made_after(zone, DAYS[3]) == {"a": 600}
+
+
+@pytest.mark.rule("refunds/key")
+def test_a_refund_of_a_match_that_moved_waits_for_the_sweep_of_its_new_day(zone):
+    charge(zone, payer="p", a=1000)
+    zone.sweep(PARTIES)
+    zone.dispatch(PARTIES, FakeProcessor())
+    zone.take_in([line(zone.instruction("p"), 1000), line(zone.instruction("a"), -1000)], DAYS[0])
+    refund(zone, request("r1", 500, party="p"), day=DAYS[0])
+    charge(zone, 2, payer="p")
+    zone.sweep(PARTIES)
+    zone.sweep(PARTIES, DAYS[1])
+    zone.dispatch(PARTIES, FakeProcessor(), DAYS[1])
+    charge(zone, 3, payer="p", a=1000, day=DAYS[2])
+    assert _made_after(zone, DAYS[3]) == {}, "the refund is of a fee that nobody has swept"
+    assert _made_after(zone, DAYS[2]) == {"a": 500, "p": -500}
 
 
 @pytest.mark.rule("sweeping/own-run-first")

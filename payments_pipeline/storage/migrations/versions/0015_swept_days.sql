@@ -3,14 +3,18 @@
 ALTER TABLE payments.sweeps ADD COLUMN posting_seq integer CHECK (posting_seq >= 0);
 COMMENT ON COLUMN payments.sweeps.posting_seq IS 'The newest posting of its day when it looked for items, 0 for none; null before that was kept.';
 
-CREATE VIEW payments.swept_days AS
-SELECT s.sweep_day
-FROM payments.sweeps s
-GROUP BY s.sweep_day
-HAVING max(coalesce(s.posting_seq, (
-           SELECT max(p.seq) FROM payments.day_postings p WHERE p.match_day = s.sweep_day AND p.posted_at <= s.swept_at), 0))
-    >= coalesce((SELECT max(p.seq) FROM payments.day_postings p WHERE p.match_day = s.sweep_day), 0);
-COMMENT ON VIEW payments.swept_days IS 'Days whose newest posting was followed by a sweep of their own: later sweeps may take their items.';
+CREATE VIEW payments.unswept_days AS
+WITH posted AS (
+    SELECT p.match_day, max(p.seq) AS seq FROM payments.day_postings p WHERE p.entries_posted > 0 GROUP BY p.match_day
+), swept AS (
+    SELECT s.sweep_day, max(coalesce(s.posting_seq, (
+               SELECT max(p.seq) FROM payments.day_postings p WHERE p.match_day = s.sweep_day AND p.posted_at <= s.swept_at), 0)) AS seq
+    FROM payments.sweeps s GROUP BY s.sweep_day
+)
+SELECT p.match_day, p.seq AS posting_seq, s.sweep_day IS NOT NULL AS was_swept
+FROM posted p LEFT JOIN swept s ON s.sweep_day = p.match_day
+WHERE p.seq > coalesce(s.seq, 0);
+COMMENT ON VIEW payments.unswept_days IS 'Days that posted something after their own last sweep, or were never swept: other days leave their items alone.';
 
 CREATE FUNCTION payments.check_sweeps() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = payments, pg_temp AS $$
@@ -32,5 +36,5 @@ CREATE TRIGGER sweeps_check AFTER INSERT ON payments.sweeps
     REFERENCING NEW TABLE AS new_rows FOR EACH STATEMENT EXECUTE FUNCTION payments.check_sweeps();
 REVOKE ALL ON FUNCTION payments.check_sweeps() FROM PUBLIC;
 GRANT INSERT (posting_seq) ON payments.sweeps TO payments_runtime;
-GRANT SELECT ON payments.swept_days TO payments_runtime, payments_approver;
+GRANT SELECT ON payments.unswept_days TO payments_runtime, payments_approver;
 SELECT payments.audit('sweeps', 'sweep_day, seq', 'sweep_day, seq, instructions, run_id, code_version, swept_at, posting_seq');
