@@ -201,7 +201,7 @@ class _Drawing:
             operations += self.happenings()
             if rng.random() < 0.16 * self.trouble["refunds"]:
                 operations += [self.refund(), self.overlapping_refund()]
-            if rng.random() < 0.16 * self.trouble["people"]:
+            if rng.random() < 0.12 * self.trouble["people"]:
                 operations += rng.choice(self.stories())(day)
         limit = rng.choice((10**9, 10**9, 500, 5_000))
         return History(self.days, limit, rng.choice((10**9, 10**9, 20_000)), tuple(operations))

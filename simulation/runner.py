@@ -28,7 +28,7 @@ from simulation.world import World
 #: A process that crashed tasks keeps them for ever: it is let go after so many seeds.
 _SEEDS_A_PROCESS = 100
 #: Every so many seeds the law of backfills is checked too.
-_BACKFILLS_EVERY = 25
+_BACKFILLS_EVERY = 40
 #: And every so many, beginning with the sixth, `verify` is run at the end.
 _VERIFY_EVERY = 20
 _SHORTEN_S = 120.0
