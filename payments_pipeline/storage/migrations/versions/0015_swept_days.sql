@@ -27,7 +27,7 @@ BEGIN
     WHERE n.posting_seq IS NULL OR n.posting_seq > p.newest LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'sweep % of % says that it came after posting %, and the newest is %', bad.seq, bad.sweep_day, bad.posting_seq, bad.newest
-            USING ERRCODE = 'restrict_violation', HINT = 'Nothing was swept.';
+            USING ERRCODE = 'restrict_violation', HINT = 'Nothing was swept. A program older than the schema says nothing of it: bring it up to date.';
     END IF;
     RETURN NULL;
 END
