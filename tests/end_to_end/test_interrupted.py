@@ -20,7 +20,8 @@ def test_a_backfill_stopped_half_way_is_gone_on_with_and_pays_nothing_twice(
 ) -> None:
     write_sample_season(tmp_path / "landing", tmp_path / "reference", first_day=FIRST_DAY, match_days=7, seed=11)
     home.point_at(tmp_path)
-    command = [PROGRAM, "backfill", *RANGE, "--json"]
+    # A shell without job control starts jobs deaf to Ctrl-C, and that is inherited.
+    command = ["env", "--default-signal=INT", PROGRAM, "backfill", *RANGE, "--json"]
     with subprocess.Popen(command, env=home.full_environment(), stdout=subprocess.PIPE, text=True) as stopped:
         assert stopped.stdout is not None
         lines = [stopped.stdout.readline()]
