@@ -266,13 +266,14 @@ def came_back_in_a_row(snapshot: Snapshot, payee: tuple[str, str, str], day: str
             back[instruction] = on
         elif state == "settled":
             settled.add(instruction)
-    # One that settled may come back still while those sent before it did so only after it was sent.
+    # One that settled may come back still while those sent before it did so only after it was sent. Days may have been
+    # run in another order: what came back before the day may have been sent on it or later.
     shown = [
         sent[each]
-        for each in settled - back.keys()
-        if not any(sent[other] <= sent[each] <= back[other] for other in back)
+        for each in (settled - back.keys()) & sent.keys()
+        if not any(sent[other] <= sent[each] <= back[other] for other in back.keys() & sent.keys())
     ]
-    return sum(sent[each] > max(shown, default="") for each in back)
+    return sum(not shown or (each in sent and sent[each] > max(shown)) for each in back)
 
 
 def _too_early(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:
