@@ -361,11 +361,12 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
         today: calendar day of the act.
         run: who carries it out.
     """
-    done, waiting = [], {}
+    carried: list[str] = []
+    waiting: dict[str, str] = {}
     with connect(url) as connection:
         for row in connection.execute(_ACCEPTED.encode()).fetchall():
             identity, kind, content, maker, approver = row
-            with connection.transaction(), connection.cursor() as cursor:
+            with _told_if_refused(identity, waiting), connection.transaction(), connection.cursor() as cursor:
                 transaction_lock(cursor, Lock.INSTRUCTIONS)
                 if not any(identity == again[0] for again in cursor.execute(_ACCEPTED.encode()).fetchall()):
                     continue  # somebody else carried it out meanwhile
@@ -381,8 +382,17 @@ def carry_out_accepted(url: str, today: date, run: RunInfo) -> CarriedOut:
                 else:
                     words = f"{proposal.evidence}: proposed by {maker}, accepted by {approver} (proposal {identity})"
                     resolve_by_hand(cursor, today, proposal.instruction_id, proposal.to_state, words, identity, run)
-                done.append(identity)
-    return CarriedOut(tuple(done), waiting)
+                carried.append(identity)
+    return CarriedOut(tuple(identity for identity in carried if identity not in waiting), waiting)
+
+
+@contextmanager
+def _told_if_refused(identity: str, waiting: dict[str, str]) -> Iterator[None]:
+    """What Postgres refuses was changed while it was carried out: it waits, in its words, and holds up no other."""
+    try:
+        yield
+    except psycopg.errors.RestrictViolation as error:
+        waiting[identity] = f"Postgres refused it: {str(error).strip()}"
 
 
 _CARRIED_OUT: dict[str, type[WriteOff | Resolution | Match]] = {

@@ -180,7 +180,7 @@ RULES = {
                WHEN 'unmatched' THEN EXISTS (SELECT FROM report_lines l
                    WHERE (l.entry_reference, l.currency::text) = (r.subject_id, r.currency))
                WHEN 'posting' THEN EXISTS (SELECT FROM posting_breaks b
-                   WHERE (b.match_id::text, b.match_day) = (r.subject_id, r.report_date))
+                   WHERE b.match_id::text = r.subject_id AND b.match_day <= r.report_date)
                ELSE false END""",
         "SELECT count(*) FROM reconciliation",
     ),

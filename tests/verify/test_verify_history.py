@@ -5,6 +5,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pyarrow.parquet as pq
 import pytest
 from verify_results import broken_but_for_the_trail as broken
@@ -136,6 +137,20 @@ def test_what_is_posted_of_a_match_is_what_is_stored(world: World, change: str) 
 def test_a_posting_says_what_it_was_of(world: World, change: str) -> None:
     world.tamper(f"UPDATE day_postings SET {change} WHERE match_day = '2024-08-18'")
     assert broken(world).keys() == {MATCHES}
+
+
+def test_a_match_that_is_left_alone_stands_in_the_reconciliation_of_later_dates_too(world: World) -> None:
+    world.post(FIRST, [match("m1", FIRST, 20000, revision=1)], M1, players=True)  # older than the one posted
+    world.report(THIRD, fees(world, THIRD, "f3"), CLOSING - 10, CLOSING)
+    with psycopg.connect(world.url) as connection:
+        rows = connection.execute(
+            "SELECT subject_id FROM payments.reconciliation WHERE report_date = %s AND subject_type = 'posting'",
+            (THIRD,),
+        ).fetchall()
+    assert rows == [("m1",)]
+    assert broken(world) == {}
+    world.tamper("UPDATE reconciliation SET subject_id = 'm7' WHERE subject_type = 'posting'")
+    assert "there is no such thing" in broken(world)["reconciliation's differences are right"][0]
 
 
 def test_a_match_left_alone_for_a_reason_is_no_breach(world: World) -> None:
