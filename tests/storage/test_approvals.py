@@ -249,6 +249,32 @@ def test_an_accepted_write_off_is_of_the_debt_that_was_looked_at_and_of_no_other
     assert "loss" not in owing.balances()
 
 
+@pytest.mark.rule("people/write-off")
+def test_a_debt_that_changes_while_it_is_written_off_waits_and_holds_up_no_other(database, monkeypatch):
+    zone = MoneyZone(database.url)
+    zone.owe(d=-700, e=-300)
+    zone.sweep(parties_frame(d={"collection_token": None}, e={"collection_token": None}))
+    proposals = {}
+    for party, amount in (("d", 700), ("e", 300)):
+        asked = approvals.write_off(database.url, party, "GBP", amount)
+        proposals[party] = approvals.propose(database.url, asked, "insolvent", "maker")
+        approvals.decide(database.approver_url, proposals[party], "accepted", "x")
+    look = approvals._fault
+
+    def corrected_meanwhile(cursor, proposal):
+        found = look(cursor, proposal)
+        if proposal.party_id == "d" and zone.value("SELECT count(*) FROM day_postings") == 1:
+            zone.owe(revision=2, d=-600, e=-300)
+        return found
+
+    monkeypatch.setattr(approvals, "_fault", corrected_meanwhile)
+    outcome = approvals.carry_out_accepted(database.url, TODAY, RUN)
+    assert outcome.done == (proposals["e"],)
+    assert "Postgres refused it: journal" in outcome.waiting[proposals["d"]]
+    assert zone.open_items() == {"d": -600, "e": 0}
+    assert "owes 600" in approvals.carry_out_accepted(database.url, TODAY, RUN).waiting[proposals["d"]]
+
+
 def test_a_write_off_that_no_longer_fits_waits_and_says_so(owing, database):
     proposals = [propose_write_off(database, amount) for amount in (600, 500)]
     for proposal in proposals:
