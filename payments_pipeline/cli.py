@@ -173,12 +173,12 @@ def _run_days(first: date, last: date, *, as_json: bool) -> None:
     from payments_pipeline.printing import day_line, progress
 
     with _day_runs(load_settings()) as (runs, settings, _endpoints):
-        from payments_pipeline.day_runs import DayFailedError, days, noticing_interrupts
+        from payments_pipeline.day_runs import DayFailedError, days
 
         runs.check_days(first, last)
         failed: list[str] = []
         console = _console()
-        with progress(console, (last - first).days + 1) as advance, noticing_interrupts() as interrupted:
+        with progress(console, (last - first).days + 1) as advance:
             for day in days(first, last):
                 try:
                     summary = runs.run(day)
@@ -192,8 +192,6 @@ def _run_days(first: date, last: date, *, as_json: bool) -> None:
                     else:
                         click.echo(day_line(summary))
                 advance()
-                if interrupted():
-                    raise KeyboardInterrupt
         for words in failed:
             click.echo(f"payments-pipeline: {words}", err=True)
         for grown in _take_grown_reports_in(runs, settings):

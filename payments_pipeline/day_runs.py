@@ -187,13 +187,16 @@ class DayRuns:
 
     def _execute(self, job: str, day: date) -> dg.ExecuteInProcessResult:
         try:
-            result = self._job(job).execute_in_process(
-                partition_key=day.isoformat(),
-                instance=self.instance,
-                tags={MAKER_TAG: self.maker, _RETRIES_TAG: "0"},
-                run_config=_QUIET,
-                raise_on_error=False,
-            )
+            with noticing_interrupts() as interrupted:
+                result = self._job(job).execute_in_process(
+                    partition_key=day.isoformat(),
+                    instance=self.instance,
+                    tags={MAKER_TAG: self.maker, _RETRIES_TAG: "0"},
+                    run_config=_QUIET,
+                    raise_on_error=False,
+                )
+                if interrupted():
+                    raise KeyboardInterrupt
         except LOST as error:
             raise DayFailedError(_lost(day)) from error
         record: dg.DagsterRun | None = result.dagster_run

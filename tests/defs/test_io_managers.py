@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import socket
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -12,6 +13,7 @@ import boto3
 import dagster as dg
 import duckdb
 import pandas as pd
+import psycopg
 import pyarrow as pa
 import pytest
 from dagster_aws.s3 import S3Resource
@@ -494,9 +496,13 @@ def test_a_password_is_not_in_the_words_of_the_manager() -> None:
     assert "secret" not in repr(PostgresIOManager(url="postgresql://me:secret@host/name"))
 
 
-def test_constructing_opens_nothing() -> None:
+def test_constructing_opens_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr(socket.socket, "connect", lambda _socket, address: opened.append(address))
+    monkeypatch.setattr(psycopg.Connection, "connect", lambda *given, **_more: opened.append(given))
     ParquetIOManager(storage_url="s3://no-such-bucket/prefix")
     PostgresIOManager(url="postgresql://nobody@127.0.0.1:1/nothing")
+    assert opened == []
 
 
 # Postgres
