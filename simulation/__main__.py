@@ -19,6 +19,8 @@ def show(figures: Figures, seconds: float) -> None:
         click.echo(f"{name:34}{getattr(figures, name):>12,}")
     click.echo(f"{'cents_lost':34}{figures.lost_minor:>12,}")
     click.echo(f"{'places_crashed_at':34}{len(figures.crash_sites):>12,} of {len(figures.sites)}")
+    for place in sorted(figures.sites.keys() - figures.crash_sites.keys()):
+        click.echo(f"  not_crashed_at {place}")
     for fault, count in sorted(figures.faults.items()):
         if count:
             click.echo(f"  {fault:32}{count:>12,}")

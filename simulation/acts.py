@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 import pandas as pd
@@ -82,7 +82,7 @@ def dispatch(world: World, run: RunInfo, day: int) -> None:
         ZONE,
         run,
         clock=world.sender_now,
-        sleep=_no_sleep,
+        sleep=world.sleep,
     )
     dispatch(parties)
 
@@ -118,7 +118,7 @@ def refund(world: World, run: RunInfo, number: int) -> None:
         return
     match = world.delivered[sorted(world.delivered)[number % len(world.delivered)]]
     players = match.players or PLAYERS
-    asked = {
+    asked: dict[str, Any] = {
         "refund_id": f"refund-{number}",
         "match_id": match.match_id,
         "party_id": players[number // 3 % len(players)],
@@ -127,10 +127,14 @@ def refund(world: World, run: RunInfo, number: int) -> None:
         "source": "by hand",
     }
     requests = pd.DataFrame([asked]).astype({"amount_minor": "Int64"})
+    content = asked["match_id"], asked["party_id"], asked["amount_minor"]
+    world.asked[asked["refund_id"]].add(content)
     world.effects.boundary()
     day = min(day_of(number % (world.days + 1)), world.now().date())
-    accepted = accept_refunds(world.database.url, day, requests, "somebody", run)
-    world.faults[f"refund_{accepted.decisions['decision'].iloc[0]}"] += 1
+    requester = world.database.approver if number % 3 == 0 else "somebody"
+    decision = accept_refunds(world.database.url, day, requests, requester, run).decisions["decision"].iloc[0]
+    world.told.append((asked["refund_id"], content, decision))
+    world.faults[f"refund_{decision}"] += 1
 
 
 # Acts of people ------------------------------------------------------------------------------------------------
@@ -170,7 +174,8 @@ def write_off(world: World, run: RunInfo, number: int) -> None:
     for (party_id, currency), owed in debts[number // 3 :][:1]:
         amount = (owed, max(1, owed // 2), owed + 1)[number % 3]
         asked = approvals.write_off(world.database.url, party_id, currency, amount)
-        identity = approvals.propose(world.database.url, asked, "insolvent", "somebody")
+        maker = world.database.approver if number == 4 else "somebody"
+        identity = approvals.propose(world.database.url, asked, "insolvent", maker)
         world.faults["write_off_proposed"] += 1
         if number % 2 == 0:
             world.faults["write_off_accepted"] += 1
@@ -222,10 +227,6 @@ def _decide(world: World, number: int, decision: str) -> None:
     for row in approvals.pending(world.database.url)[number:][:1]:
         world.faults[f"{row['kind']}_{decision}"] += 1
         approvals.decide(world.database.approver_url, str(row["proposal_id"]), decision, "looked at")
-
-
-async def _no_sleep(_seconds: float) -> None:
-    """Time is the simulation's."""
 
 
 #: By the name that a history has for it. The number is a day, or which of those that wait.

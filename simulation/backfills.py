@@ -33,50 +33,58 @@ class Ended:
     ids: frozenset[str]
 
 
-def check_backfills(database: Database, seed: int, policy: Policy) -> int:
-    """Run several days drawn from a seed in date order twice, and in another order; give how many acts that took.
+def check_backfills(
+    database: Database, seed: int, policy: Policy, settings: ops.History, later: tuple[ops.Operation, ...]
+) -> int:
+    """Run several days twice over, in date order, in date order again, and in others; give how many acts that took.
+
+    Args:
+        database: emptied first, each time.
+        seed: draws the other orders.
+        policy: as shipped.
+        settings: the deliveries, each match once.
+        later: what happens between the two runs of each day.
 
     Raises:
         RuleBroken: they end differently.
     """
-    # Nothing is delivered twice: a match moved between days under way belongs to the day that posted it first, and no
-    # order can change that.
-    settings = ops.draw_backfill(seed)
     days = list(range(settings.days))
-    shuffled = days.copy()
+    others = [days.copy(), days.copy()]
     draw = Random(seed)  # noqa: S311 - reproducible
-    while shuffled == days:
-        draw.shuffle(shuffled)
+    while others[0] == days:
+        for other in others:
+            draw.shuffle(other)
     acts = 0
     ended = []
-    for order in (days, days, shuffled):
+    for orders in ([days, days], [days, days], others):
         world = World(database, settings, policy)
         try:
-            ended.append(_backfill(world, settings, order))
+            ended.append(_backfill(world, settings, later, orders))
             acts += world.acts
         finally:
             world.close()
-    first, again, other = ended
+    first, again, other_order = ended
     if first.ids != again.ids:
         raise RuleBroken(f"date order twice gives other ids: {sorted(first.ids ^ again.ids)[:5]}")
     for name in ("accruals", "paid_and_open"):
-        if getattr(first, name) != getattr(other, name):
+        if getattr(first, name) != getattr(other_order, name):
             raise RuleBroken(
-                f"order {shuffled} ends with other {name}: {getattr(other, name)}, not {getattr(first, name)}"
+                f"order {others} ends with other {name}: {getattr(other_order, name)}, not {getattr(first, name)}"
             )
     return acts
 
 
-def _backfill(world: World, settings: ops.History, order: list[int]) -> Ended:
-    for delivery in settings.operations:
-        world.do(delivery)
-    for day in order:
-        for kind in ops.ACTS[:-2]:
-            world.perform(ops.Act(kind, day))
-        for payment in [payment for payment in world.processor.payments if not payment.over]:
-            # Its key decides, so that equal instructions fare equally.
-            world.bank(payment, "fail" if payment.key < "2" else "settle", 0)
-        world.perform(ops.Act("settle", day))
+def _backfill(world: World, settings: ops.History, later: tuple[ops.Operation, ...], orders: list[list[int]]) -> Ended:
+    for happenings, order in zip((settings.operations, later), orders, strict=True):
+        for happening in happenings:
+            world.perform(happening)
+        for day in order:
+            for kind in ops.ACTS[:-2]:
+                world.perform(ops.Act(kind, day))
+            for payment in [payment for payment in world.processor.payments if not payment.over]:
+                # Its key decides, so that equal instructions fare equally.
+                world.bank(payment, "fail" if payment.key < "2" else "settle", 0)
+            world.perform(ops.Act("settle", day))
     for number in range(settings.days + 1):
         world.perform(ops.Act("settle", number))
     snapshot = world.snapshot

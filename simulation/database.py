@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,23 @@ def _reading(tables: Sequence[str], condition: str, conditional: Collection[str]
     return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts)).as_bytes()
 
 
+#: How many rows of each table the audit trail has, and what is wrong with its chain after a link that was looked at.
+_NO_LINK = (date.min, 0)
+_AUDIT = """
+    WITH links AS (
+        SELECT c.day, c.seq, c.entry_id, c.hash, encode(sha256(convert_to(format('%%s %%s %%s %%s %%s',
+                   lag(c.hash, 1, repeat('0', 64)) OVER (ORDER BY c.day, c.seq), to_char(c.day, 'YYYY-MM-DD'), c.seq,
+                   c.commit_no, e.content_sha256), 'UTF8')), 'hex') AS due
+        FROM audit_chain c JOIN audit_entries e USING (entry_id) WHERE (c.day, c.seq) >= (%(day)s, %(seq)s)
+    )
+    SELECT (SELECT json_object_agg(table_name, of_it) FROM (
+                SELECT table_name, sum(row_count) AS of_it FROM audit_entries GROUP BY 1) t),
+           (SELECT count(*) FROM audit_entries) - (SELECT count(*) FROM audit_chain),
+           (SELECT json_agg(entry_id) FROM links WHERE hash <> due AND (day, seq) <> (%(day)s, %(seq)s)),
+           (SELECT max(day) FROM links), (SELECT max(seq) FROM links WHERE day = (SELECT max(day) FROM links))
+"""
+
+
 @dataclass(frozen=True)
 class Server:
     """The running server."""
@@ -147,6 +164,8 @@ class Database:
             connection.execute(create.format(*map(sql.Identifier, (name, postgres.MIGRATOR.name, _TEMPLATE))))
         self.url = running.url(postgres.RUNTIME, name)
         self.approver_url = running.url(postgres.APPROVER, name)
+        #: The login of whoever approves.
+        self.approver = postgres.APPROVER.name
         #: Connections of the product that nobody has, by address.
         self.idle: dict[str, list[psycopg.Connection[Any]]] = {self.url: [], self.approver_url: []}
         self.admin = running.superuser(name)
@@ -169,11 +188,12 @@ class Database:
         )
         #: The last snapshot, with what Postgres knew then.
         self._last: tuple[str, Snapshot] | None = None
+        self._linked = _NO_LINK
         self._emptied = 0
 
     def empty(self) -> None:
         """Take everything out; now and then also what that leaves behind."""
-        self._last = None
+        self._last, self._linked = None, _NO_LINK
         self._emptied += 1
         tables = sql.SQL(", ").join(sql.Identifier("payments", table) for table in self.tables)
         if self._emptied % 50 == 1:
@@ -207,6 +227,20 @@ class Database:
         moment, *read = row
         self._last = moment, {table: rows for table, (_, rows) in zip(self._looked_at, read, strict=True)}
         return self._last[1]
+
+    def audit(self, now: Snapshot) -> Iterator[str]:
+        """Name what the audit trail has otherwise than the tables, and new links that do not follow."""
+        day, seq = self._linked
+        row = self.admin.execute(_AUDIT, {"day": day, "seq": seq}).fetchone()
+        assert row is not None
+        recorded, unlinked, broken, day, seq = row
+        self._linked = (day, seq) if day else self._linked
+        for table in APPEND_ONLY:
+            of_it = (recorded or {}).get(table, 0)
+            if of_it != len(now[table]):
+                yield f"rule 17: {table} has {len(now[table])} rows, and the audit trail {of_it}"
+        if unlinked or broken:
+            yield f"rule 17: {unlinked} audit entries are in no chain, and the links of {broken} do not follow"
 
     def close(self) -> None:
         """End all connections."""

@@ -48,12 +48,14 @@ class Fate:
     Attributes:
         crash_at: it ends there, without a handler.
         sever_at: its sessions are ended there, and it goes on to find out.
+        lose_at: what it asks of Postgres there is done, a commit too, and its sessions end before it hears so.
         stall_at: it stays there until it is resumed, or until somebody waits for its locks.
         within: the function of the product whose boundaries alone are counted; empty for all.
     """
 
     crash_at: int = 0
     sever_at: int = 0
+    lose_at: int = 0
     stall_at: int = 0
     within: str = ""
 
@@ -79,6 +81,7 @@ class Task:
         sites: the boundaries that it came to, as places in the source.
         error: what it raised.
         severed: whether its sessions were ended under it.
+        deaf: whether it will not hear the answer to its next exchange.
         outside: whether it stands at a call of the processor.
     """
 
@@ -88,6 +91,7 @@ class Task:
     sites: list[str] = field(default_factory=list)
     error: BaseException | None = None
     severed: bool = False
+    deaf: bool = False
     outside: bool = False
     body: greenlet | None = field(default=None, repr=False)
     sessions: list[psycopg.Connection[Any]] = field(default_factory=list, repr=False)
@@ -104,9 +108,9 @@ class SimulatedConnection(psycopg.Connection[Any]):
         if effects.current is None:
             return super().wait(gen, interval, timeout)
         effects.boundary()
-        if not effects.has_others():
-            return super().wait(gen, interval, timeout)
-        return self._wait_beside_others(gen)
+        answer = self._wait_beside_others(gen) if effects.has_others() else super().wait(gen, interval, timeout)
+        effects.hear()
+        return answer
 
     def _wait_beside_others(self, gen: Any) -> Any:
         socket = self.pgconn.socket
@@ -199,6 +203,20 @@ class Effects:
         self._leave(task)
         task.outside = False
 
+    def hear(self) -> None:
+        """Hear the answer of an exchange that is done, or never.
+
+        Raises:
+            psycopg.OperationalError: the sessions ended before it came.
+        """
+        task = self.current
+        if task is not None and task.deaf:
+            task.deaf = False
+            self.sever(task)
+            for connection in task.sessions:
+                connection.pgconn.finish()
+            raise psycopg.OperationalError("the connection was lost before the answer came")
+
     def block(self) -> None:
         """Say that the current task waits for a lock."""
         task = self.current
@@ -267,6 +285,9 @@ class Effects:
             elif number == task.fate.sever_at:
                 self._count("sever")
                 self.sever(task)
+            elif number == task.fate.lose_at:
+                self._count("answer_lost")
+                task.deaf = True
             elif number == task.fate.stall_at or stalled:
                 if not stalled:
                     self._count("stall")

@@ -108,7 +108,7 @@ def _end_troubles(world: World) -> None:
     world.skew = world.sender_skew = timedelta()
     world.database.set_clock(world.now())
     # Who shares a fee that is paid out when it is collected waits for a payer whose net is below the minimum.
-    world.policy = policy_of(world.policy, History(world.days, 10**12, 10**12, ()), minimum_minor=1, batch_size=100)
+    world.policy = policy_of(world.policy, History(world.days), minimum_minor=1, batch_size=100)
     world.parties = {
         party_id: Party(token=(party.token or 0) + 1_000, mandate=party.mandate + 1_000)
         for party_id, party in world.parties.items()

@@ -6,8 +6,9 @@ Belongs here: operations as plain values that print as code, and the drawing. Do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 
 from simulation.effects import NO_FATE, Fate
@@ -17,11 +18,14 @@ from simulation.processor import ANSWERS
 ACTS = ("post", "sweep", "dispatch", "settle", "reconcile")
 #: What people do, each with the n-th thing that waits for it: `day` is n.
 DECISIONS = ("approve", "refuse", "resolve", "write_off", "retry", "match", "accept", "accept", "decline")
+UNLIMITED = 10**9
 #: The n-th request for a refund: the same again asks for the same.
 REFUND = "refund"
 REFUNDS = 12
 #: What happens for every unit of trouble between two steps of a run; refunds have a place of their own after each day.
 _CHANCE = {"refunds": 0.06, "fates": 0.1}
+#: What becomes of a party.
+CHANGES = ("on_hold", "active", "new_token", "no_token", "new_mandate", "no_collection", "collection", "closed")
 #: What a bank does with a payment that it took.
 HABITS = (
     "settle",
@@ -34,6 +38,12 @@ HABITS = (
     "fail_then_settle",
     "settle_twice",
 )
+
+
+#: Of each kind of act, how many boundaries some of it have come to.
+Boundaries = Mapping[str, Sequence[int]]
+#: Nothing was recorded: for drawing what has no fates, or whose fates are left out.
+UNRECORDED: Boundaries = defaultdict(lambda: (20,))
 
 
 @dataclass(frozen=True)
@@ -140,39 +150,57 @@ class History:
 
     Attributes:
         days: match days.
+        operations: in order.
         limit_minor: an instruction above this is held.
         day_limit_minor: most that is sent on a calendar day.
-        operations: in order.
+        party_day_limit_minor: most that is sent to a party on a calendar day.
     """
 
     days: int
-    limit_minor: int
-    day_limit_minor: int
-    operations: tuple[Operation, ...]
+    operations: tuple[Operation, ...] = ()
+    limit_minor: int = UNLIMITED
+    day_limit_minor: int = UNLIMITED
+    party_day_limit_minor: int = UNLIMITED
+
+    def __str__(self) -> str:
+        """Give it as code, an operation a line."""
+        settings = repr(replace(self, operations=())).replace("operations=()", "operations=(...)")
+        return "\n    ".join([settings, *map(repr, self.operations)])
 
 
-def draw(seed: int, boundaries: dict[str, int]) -> History:
+def draw(seed: int, boundaries: Boundaries) -> History:
     """Draw a history.
 
     Args:
         seed: same seed and boundaries, same history.
-        boundaries: how many boundaries each kind of act has come to, as recorded.
+        boundaries: how many boundaries acts of each kind have come to, as recorded.
     """
     return _Drawing(Random(seed), boundaries).history()  # noqa: S311 - reproducible is what it is to be
 
 
-def draw_backfill(seed: int) -> History:
-    """Draw several days of matches, each delivered once, and no trouble."""
-    drawing = _Drawing(Random(seed), {}, days=(2, 3, 3, 4), matches=(3, 6))  # noqa: S311 - reproducible
+def draw_backfill(seed: int) -> tuple[History, tuple[Operation, ...]]:
+    """Draw several days of matches, and what happens between running them once and again.
+
+    Nothing is delivered under two days: a match that moves between days under way belongs to the day that posted it
+    first, and no order can change that.
+    """
+    drawing = _Drawing(Random(seed), UNRECORDED, days=(2, 3, 3, 4), matches=(3, 6))  # noqa: S311 - reproducible
+    rng = drawing.rng
     deliveries = tuple(drawing.delivery(match_id, 1) for match_id in drawing.matches)
-    return History(drawing.days, drawing.rng.choice((10**9, 5_000)), 10**9, deliveries)
+    limit = rng.choice((10**9, 5_000))
+    days = {delivery.match_id: delivery.day for delivery in deliveries}
+    later: list[Operation] = [ChangeParty(rng.choice(PARTIES), rng.choice(CHANGES)) for _ in range(rng.randrange(3))]
+    later += [Act(REFUND, number) for number in rng.sample(range(REFUNDS), rng.randrange(4))]
+    for match_id in rng.sample(list(days), rng.randrange(len(days))):
+        later.append(replace(drawing.delivery(match_id, 1), day=days[match_id]))
+    return History(drawing.days, deliveries, limit), tuple(later)
 
 
 class _Drawing:
     def __init__(
         self,
         rng: Random,
-        boundaries: dict[str, int],
+        boundaries: Boundaries,
         days: Sequence[int] = (1, 1, 1, 1, 1, 2, 2, 3),
         matches: tuple[int, int] = (1, 3),
     ) -> None:
@@ -203,8 +231,8 @@ class _Drawing:
                 operations += [self.refund(), self.overlapping_refund()]
             if rng.random() < 0.12 * self.trouble["people"]:
                 operations += rng.choice(self.stories())(day)
-        limit = rng.choice((10**9, 10**9, 500, 5_000))
-        return History(self.days, limit, rng.choice((10**9, 10**9, 20_000)), tuple(operations))
+        limits = [rng.choice((UNLIMITED, UNLIMITED, *some)) for some in ((500, 5_000), (20_000,), (7_000,))]
+        return History(self.days, tuple(operations), *limits)
 
     def happenings(self) -> list[Operation]:
         rng = self.rng
@@ -259,15 +287,16 @@ class _Drawing:
         return ChangeRules(self.any_match(), self.rng.randrange(2))
 
     def change_party(self) -> ChangeParty:
-        how = self.rng.choice(("on_hold", "active", "new_token", "no_token", "no_collection", "collection", "closed"))
-        return ChangeParty(self.rng.choice(PARTIES), how)
+        return ChangeParty(self.rng.choice(PARTIES), self.rng.choice(CHANGES))
 
     def act(self, kind: str, day: int) -> Act:
         rng = self.rng
         fate = NO_FATE
         if rng.random() < 0.16 * self.trouble["fates"]:
-            at = rng.randint(1, self.boundaries.get(kind, 20) + 1)
-            fate = rng.choice((Fate(crash_at=at), Fate(crash_at=at), Fate(sever_at=at), Fate(stall_at=at)))
+            at = rng.randint(1, rng.choice(self.boundaries[kind]) + 1)
+            fate = rng.choice(
+                (Fate(crash_at=at), Fate(crash_at=at), Fate(sever_at=at), Fate(lose_at=at), Fate(stall_at=at))
+            )
         return Act(kind, day, fate)
 
     def decide(self) -> Act:
@@ -283,6 +312,8 @@ class _Drawing:
             self.cash_story,
             self.limit_story,
             self.retry_story,
+            self.outage_story,
+            self.reinstated_story,
         )
 
     def rules_story(self, day: int) -> list[Operation]:
@@ -327,6 +358,24 @@ class _Drawing:
             failing += [*[Bank(0, "fail", 0)] * 6, self.act("settle", on), *run]
         return [*failing, self.act("retry", 0), self.act("sweep", day + 9), self.act("dispatch", day + 9)]
 
+    def outage_story(self, day: int) -> list[Operation]:
+        """The processor answers nothing for hours, and each run of them tries."""
+        down, up = Weather((), down=True), Weather((), down=False)
+        tries = [self.act("dispatch", day), self.act("settle", day + 1), self.act("dispatch", day + 1)]
+        return [down, tries[0], Jump(self.rng.choice((2, 6)), 0), *tries[1:], up, self.act("dispatch", day + 1)]
+
+    def reinstated_story(self, day: int) -> list[Operation]:
+        """A match is void after it was paid, what was paid is recovered, and then it was played all the same."""
+        match_id = self.any_match()
+        competition, at = self.matches[match_id]
+        played = Deliver(match_id, competition, at, 1, "completed", 10_000, PLAYERS)
+        told: list[Operation] = []
+        for number, delivery in enumerate((replace(played, status="void", revenue_minor=0, players=()), played)):
+            on = max(at, day) + 2 * number + 1
+            told += [*[Bank(0, "settle", 0)] * 4, self.act("settle", on), delivery, self.act("post", at)]
+            told += [self.act("sweep", at), self.act("sweep", on + 1), self.act("dispatch", on + 1)]
+        return told
+
     def refund(self) -> Act:
         return self.act(REFUND, self.rng.randrange(REFUNDS))
 
@@ -360,7 +409,7 @@ class _Drawing:
         if rng.random() < 0.2:
             return Weather((), down=True)
         if rng.random() < 0.2:
-            return Weather(("unavailable",) * rng.randint(1, 12), down=False)
+            return Weather((rng.choice(("unavailable", "too_many", "come_later")),) * rng.randint(1, 12), down=False)
         return Weather(tuple(rng.choice(ANSWERS) for _ in range(rng.randint(1, 4))), down=False)
 
     def bank(self) -> Bank:

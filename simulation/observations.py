@@ -7,7 +7,7 @@ moment. Does not belong here: what must hold of a snapshot whenever (`rules`).
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import permutations, product
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from simulation.acts import ZONE
 from simulation.database import Row, Snapshot
 from simulation.inputs import Match
-from simulation.model import Instructed, Model, Refunds, RuleChange
+from simulation.model import Account, Instructed, Model, Refunds, RuleChange, charges
 from simulation.rules import RuleBroken, accrued_of, came_back_in_a_row, goes_on
 
 if TYPE_CHECKING:
@@ -28,10 +28,11 @@ def tell(world: World, before: Snapshot) -> None:
     Raises:
         RuleBroken: something new cannot be.
     """
-    left_before = _left(world)
+    pots_before, open_before = _pots(world), world.model.open()
     _tell_decisions(world, before)
     _tell_postings(world, before)
-    _tell_refunds(world, before, left_before)
+    _tell_refunds(world, before, pots_before)
+    _hold_write_offs(world, before, open_before)
     _tell_instructions(world, before)
     _tell_events(world, before)
     _tell_lines(world, before)
@@ -39,16 +40,19 @@ def tell(world: World, before: Snapshot) -> None:
 
 
 def _hold_day_limits(world: World, before: Snapshot) -> None:
-    sent: Counter[tuple[date, str]] = Counter()
+    sent: Counter[tuple[date, str, str]] = Counter()
     for row in world.snapshot["payout_attempts"]:
         if row["attempt_no"] == 1:
             instructed = world.model.instructed[str(row["instruction_id"])]
             day = datetime.fromisoformat(str(row["started_at"])).astimezone(ZONE).date()
-            sent[day, instructed.party[1]] += instructed.amount_minor
+            party_id, currency = instructed.party
+            sent[day, currency, ""] += instructed.amount_minor
+            sent[day, currency, party_id] += instructed.amount_minor
     if _new(world, before, "payout_attempts", "instruction_id", "attempt_no"):
-        for (day, currency), minor in sent.items():
-            if minor > world.policy.of(currency).day_limit_minor:
-                raise RuleBroken(f"{minor} {currency} was sent on {day}, above the day's limit")
+        for (day, currency, party_id), minor in sent.items():
+            policy = world.policy.of(currency)
+            if minor > (policy.party_day_limit_minor if party_id else policy.day_limit_minor):
+                raise RuleBroken(f"{minor} {currency} was sent on {day}, above the day's limit {party_id}".strip())
 
 
 def _new(world: World, before: Snapshot, table: str, *key: str) -> list[Row]:
@@ -82,7 +86,7 @@ def _tell_postings(world: World, before: Snapshot) -> None:
     new = _new(world, before, "day_postings", "match_day", "seq")
     for row in new:
         if row["input_hashes"] != world.hashed.get(str(row["run_id"])):
-            raise RuleBroken(f"rule 4: {row['run_id']} posted {row['match_day']} from what is not its input any more")
+            raise RuleBroken(f"{row['run_id']} posted {row['match_day']} from what is not its input any more")
     runs = [world.inputs[str(row["run_id"])] for row in new]
     if not runs:
         return
@@ -125,24 +129,81 @@ def _explains(world: World, tried: Model) -> bool:
     }
 
 
-def _left(world: World) -> dict[tuple[str, str], int]:
-    """Give what the model says each fee still charges that something was ever refunded of."""
-    pots = {(str(row["match_id"]), str(row["pot_party_id"])) for row in world.snapshot["refunds"]}
-    return {pot: world.model.left(pot) for pot in pots}
+@dataclass(frozen=True)
+class _Pot:
+    """A player's fee of a match, as the model has it: whether that is posted, charges the player, and what is left."""
+
+    posted: bool
+    charged: bool
+    left: int
 
 
-def _tell_refunds(world: World, before: Snapshot, left_before: dict[tuple[str, str], int]) -> None:
-    """A refund accepted beside a posting was bounded by what the fee charged before it or after."""
-    bound = {pot: max(left, left_before[pot]) for pot, left in _left(world).items()}
+def _pots(world: World) -> dict[tuple[str, str], _Pot]:
+    """Give every fee that something was asked to be refunded of."""
+    model = world.model
+    return {
+        (match_id, player): _Pot(
+            match_id in model.posted, charges(model.posted.get(match_id), player), model.left((match_id, player))
+        )
+        for asked in world.asked.values()
+        for match_id, player, _ in asked
+    }
+
+
+def _tell_refunds(world: World, before: Snapshot, pots_before: dict[tuple[str, str], _Pot]) -> None:
+    """What was decided beside a posting was decided by what the fee charged before it, or after."""
+    pots = _pots(world)
+    known = {pot: [each.get(pot, _NO_POT) for each in (pots_before, pots)] for pot in pots}
+    taken: Counter[tuple[str, str]] = Counter()
+    # Beside more than one posting it may have been decided between them.
+    one_posting = len(_new(world, before, "day_postings", "match_day", "seq")) < 2
     new = _new(world, before, "refunds", "refund_id")
     for row in sorted(new, key=lambda row: str(row["pot_no"])):
         pot = str(row["match_id"]), str(row["pot_party_id"])
         amount = row["amount_minor"]
         assert isinstance(amount, int)
-        bound[pot] -= amount
-        if bound[pot] < 0:
-            raise RuleBroken(f"refund {row['refund_id']} of {amount} is {-bound[pot]} above what its fee charged")
+        left = {each.left - taken[pot] for each in known[pot]}
+        if one_posting and amount > max(left):
+            raise RuleBroken(f"refund {row['refund_id']} of {amount} is above the {max(left)} that its fee charged")
+        asked = {minor for *of, minor in world.asked[row["refund_id"]] if tuple(of) == pot}
+        if amount not in asked and not (None in asked and (amount in left or not one_posting)):
+            raise RuleBroken(f"refund {row['refund_id']} is of {amount}; asked was for {asked}, of {left}")
+        taken[pot] += amount
         world.model.refunds.setdefault(pot, []).append(amount)
+    accepted = {row["refund_id"] for row in world.snapshot["refunds"]}
+    for refund_id, (match_id, player, minor), decision in world.told:
+        pot, seen = (match_id, player), known[match_id, player]
+        left_at_least = min(each.left for each in seen) - taken[pot]
+        right = {
+            "accepted": refund_id in accepted,
+            "repeated": refund_id in accepted,
+            "other_content": refund_id in accepted and len(world.asked[refund_id]) > 1,
+            "match_not_posted": not all(each.posted for each in seen),
+            "not_a_payer": not all(each.charged for each in seen),
+            "nothing_left": left_at_least <= 0,
+            "more_than_left": minor is not None and minor > left_at_least,
+        }[decision]
+        if one_posting and not right:
+            raise RuleBroken(f"refund {refund_id} of {minor} of {pot} was told {decision}: {seen}, {taken[pot]} taken")
+    world.told.clear()
+
+
+_NO_POT = _Pot(posted=False, charged=False, left=0)
+
+
+def _hold_write_offs(world: World, before: Snapshot, open_before: dict[Account, int]) -> None:
+    """No more is written off than is owed, by what is known before or after what was posted beside it."""
+    given: Counter[Account] = Counter()
+    proposals = {row["proposal_id"]: row["content"] for row in world.snapshot["proposals"]}
+    for row in _new(world, before, "journals", "journal_id"):
+        if row["kind"] == "write_off":
+            asked = proposals[row["proposal_id"]]
+            given[asked["party_id"], asked["currency"]] += asked["amount_minor"]
+    now = world.model.open()
+    for account, minor in given.items():
+        owed = max(-open_before.get(account, 0), minor - now.get(account, 0))
+        if minor > owed:
+            raise RuleBroken(f"{minor} was written off of {account}, which owed {max(owed, 0)}")
 
 
 def _stored_revisions(world: World) -> dict[str, int]:

@@ -37,8 +37,10 @@ from simulation.effects import Effects
 
 NAME = "simulated"
 KEY_LIFETIME = timedelta(hours=24)
+#: Answers that ask for a while, in seconds: 503 does not say, 429 does, and the last for longer than a sender waits.
+_PAUSES = {"unavailable": 0.0, "too_many": 7.0, "come_later": 120.0}
 #: Answers to a submission: what the processor does with it, and what the sender gets to see.
-ANSWERS = ("lost_response", "lost_request", "rejected", "unavailable")
+ANSWERS = ("lost_response", "lost_request", "rejected", *_PAUSES)
 _LINE_COLUMNS = [
     "processor",
     "entry_reference",
@@ -108,6 +110,7 @@ class SimulatedProcessor:
     injected: dict[str, int] = field(default_factory=dict)
     submissions: dict[str, int] = field(default_factory=dict)
     unanswered: set[str] = field(default_factory=set)
+    _reported: dict[date, int] = field(default_factory=dict)
 
     async def __aenter__(self) -> Self:
         """Nothing is opened."""
@@ -141,9 +144,9 @@ class SimulatedProcessor:
         answer = self._answer()
         if answer == "lost_request":
             raise PayoutOutcomeUnknownError("no answer")
-        if answer == "unavailable":
+        if answer in _PAUSES:
             self.unanswered.discard(idempotency_key)
-            raise ProcessorUnavailableError("503")
+            raise ProcessorUnavailableError("503 or 429", retry_after_s=_PAUSES[answer])
         payment = self._take(body, idempotency_key, rejected=answer == "rejected")
         self.effects.boundary(outside=True)
         if answer == "lost_response":
@@ -178,7 +181,10 @@ class SimulatedProcessor:
 
     def _find(self, key: str) -> Payment | None:
         """Find what is remembered under a key: the newest request whose key has not died."""
-        alive = [p for p in self.payments if p.key == key and self.now() < p.accepted_at + KEY_LIFETIME]
+        known = [payment for payment in self.payments if payment.key == key]
+        alive = [payment for payment in known if self.now() < payment.accepted_at + KEY_LIFETIME]
+        if known and not alive:
+            self._count("key_expired")
         return alive[-1] if alive else None
 
     async def look_up(self, idempotency_key: str) -> LookUp:
@@ -208,6 +214,7 @@ class SimulatedProcessor:
             self._count("report_unanswered")
             raise ProcessorUnavailableError("503")
         of_date = self._of(report_date)
+        self._reported[report_date] = len(of_date)
         lines = pd.DataFrame(
             {name: np.array([line[name] for line in of_date], _DTYPES.get(name, object)) for name in _LINE_COLUMNS}
         )
@@ -243,6 +250,8 @@ class SimulatedProcessor:
         self, day: date, kind: str, amount_minor: int, currency: str, *, key: str | None = None, subject: str = ""
     ) -> None:
         """Put a line on a date's report."""
+        if self._reported.get(day):
+            self._count("report_grown")
         self.lines.append(
             {
                 "processor": NAME,

@@ -172,12 +172,18 @@ def _attempts(now: Snapshot) -> Iterator[str]:
 
 def _events(now: Snapshot) -> Iterator[str]:
     reported = {(line["instruction_id"], line["kind"]) for line in now["report_lines"]}
+    makers = _makers(now)
     for event in now["instruction_events"]:
         state, instruction = event["to_state"], event["instruction_id"]
         if state in ("settled", "returned") and (instruction, state) not in reported:
             yield f"rule 10: {instruction} became {state} without a report line"
-        if event["from_state"] == "held" and state == "approved" and event["login"] == "payments_runtime_embedded":
-            yield f"rule 13: {instruction} was approved by the login that made it"
+        if event["from_state"] == "held" and state == "approved" and event["login"] in makers[instruction]:
+            yield f"rule 13: {instruction} was approved by a maker of it, {event['login']}"
+    proposals = {row["proposal_id"]: row for row in now["proposals"]}
+    for row in now["proposal_decisions"]:
+        proposal = proposals[row["proposal_id"]]
+        if row["login"] in (proposal["login"], proposal["maker"]):
+            yield f"rule 13: {row['login']} {row['decision']} proposal {row['proposal_id']} of their own"
     accepted = {row["proposal_id"] for row in now["proposal_decisions"] if row["decision"] == "accepted"}
     for journal in now["journals"]:
         if journal["kind"] == "write_off" and journal["proposal_id"] not in accepted:
@@ -185,6 +191,20 @@ def _events(now: Snapshot) -> Iterator[str]:
     states = {row["instruction_id"]: row["state"] for row in now["instruction_states"]}
     if states != states_of(now):
         yield "instruction_states is not where the events lead"
+
+
+def _makers(now: Snapshot) -> dict[str, set[str]]:
+    """Give who made each instruction: who started the run, its login, and who asked for a refund that it pays."""
+    requesters = {row["refund_id"]: row["requester"] for row in now["refunds"]}
+    refunds = {row["entry_id"]: row["refund_id"] for row in now["ledger_entries"] if row["kind"] == "refund"}
+    makers = {row["instruction_id"]: {row["maker"]} for row in now["payout_instructions"]}
+    for event in now["instruction_events"]:
+        if event["to_state"] == "created":
+            makers[event["instruction_id"]].add(event["login"])
+    for claim in now["instruction_claims"]:
+        if claim["item_id"] in refunds:
+            makers[claim["instruction_id"]].add(requesters[refunds[claim["item_id"]]])
+    return makers
 
 
 def _untold(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:

@@ -7,21 +7,32 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
+import re
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from pathlib import Path
 
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.settings import Settings, load_policy
+from simulation.acts import BODIES
 from simulation.backfills import check_backfills
 from simulation.database import Database, Server
-from simulation.effects import Fate
+from simulation.effects import NO_FATE
 from simulation.ending import calm, verify_all
-from simulation.history import ACTS, Act, Deliver, History, Operation, draw, draw_backfill
-from simulation.inputs import COMPETITIONS, PLAYERS
+from simulation.history import (
+    UNRECORDED,
+    Act,
+    Boundaries,
+    History,
+    Operation,
+    Overlap,
+    draw,
+    draw_backfill,
+)
 from simulation.rules import RuleBroken
 from simulation.world import World
 
@@ -31,6 +42,8 @@ _SEEDS_A_PROCESS = 100
 _BACKFILLS_EVERY = 40
 #: And every so many, beginning with the sixth, `verify` is run at the end.
 _VERIFY_EVERY = 20
+#: Worlds at least in which boundaries are recorded.
+_RECORDED = 20
 _SHORTEN_S = 120.0
 
 
@@ -124,74 +137,118 @@ def _told(when: str) -> Iterator[None]:
         raise RuleBroken(f"{when}{type(error).__name__}: {error}") from error
 
 
-def record_boundaries(database: Database, policy: Policy) -> dict[str, int]:
-    """Give how many boundaries each kind of act comes to, in a world without faults in which every day has work."""
-    deliveries = [
-        Deliver(f"match-{day}", competition, day, 1, "completed", 10_000, PLAYERS)
-        for day, competition in enumerate([*COMPETITIONS] * 2)
-    ]
-    most: dict[str, int] = {}
-    world = World(database, History(4, 10**9, 10**9, ()), policy)
-    try:
-        for delivery in deliveries:
-            world.do(delivery)
-        for day in range(4):
-            for kind in ACTS:
-                before = world.effects.count()
-                world.perform(Act(kind, day))
-                most[kind] = max(most.get(kind, 0), world.effects.count() - before)
-            for payment in [payment for payment in world.processor.payments if not payment.over]:
-                world.bank(payment, "settle", 0)
-    finally:
-        world.close()
-    return most
+def record_boundaries(database: Database, policy: Policy) -> Boundaries:
+    """Give how many boundaries acts of each kind come to, in worlds with every trouble but what befalls acts.
+
+    Raises:
+        RuleBroken: one of those worlds breaks a rule.
+    """
+    came_to: dict[str, set[int]] = {kind: set() for kind in BODIES}
+    for seed in count(1):
+        history = draw(-seed, UNRECORDED)
+        with _told(f"{history}\n"):
+            world = World(database, history, policy)
+            try:
+                for operation in map(_unharmed, history.operations):
+                    world.perform(operation)
+                for kind, lengths in world.lengths.items():
+                    came_to[kind] |= lengths
+            finally:
+                world.close()
+        if seed >= _RECORDED and all(map(len, came_to.values())):
+            return {kind: tuple(sorted(lengths)) for kind, lengths in came_to.items()}
+    raise AssertionError("there is no last number")
 
 
-def shorten(database: Database, history: History, policy: Policy, *, verify: bool = False) -> History:
-    """Leave out what a failing history can do without, as long as it still fails and there is time."""
+def _unharmed(operation: Operation) -> Operation:
+    if isinstance(operation, Overlap):
+        return replace(operation, acts=tuple(replace(act, fate=NO_FATE) for act in operation.acts))
+    return replace(operation, fate=NO_FATE) if isinstance(operation, Act) else operation
+
+
+def shorten(history: History, fails: Callable[[History], str]) -> History:
+    """Leave out what a failing history can do without, as long as it fails in the same way and there is time.
+
+    Args:
+        history: fails.
+        fails: says what rule a history breaks; empty where it breaks none.
+    """
     until = time.monotonic() + _SHORTEN_S
-
-    def fails(operations: tuple[Operation, ...]) -> bool:
-        try:
-            live(database, replace(history, operations=operations), policy, Figures(), verify=verify)
-        except RuleBroken:
-            return True
-        return False
-
+    way = _way(fails(history))
     kept = history.operations
+
+    def still(operations: tuple[Operation, ...]) -> bool:
+        return time.monotonic() < until and _way(fails(replace(history, operations=operations))) == way
+
     size = len(kept) // 2
     while size:
         start = 0
-        while start < len(kept) and time.monotonic() < until:
+        while start < len(kept):
             without = kept[:start] + kept[start + size :]
-            if fails(without):
+            if still(without):
                 kept = without
             else:
                 start += size
         size //= 2
     for number, operation in enumerate(kept):
-        if isinstance(operation, Act) and operation.fate != Fate() and time.monotonic() < until:
-            plain = (*kept[:number], replace(operation, fate=Fate()), *kept[number + 1 :])
-            kept = plain if fails(plain) else kept
+        plain = _unharmed(operation)
+        if plain != operation and still((*kept[:number], plain, *kept[number + 1 :])):
+            kept = (*kept[:number], plain, *kept[number + 1 :])
     return replace(history, operations=kept)
 
 
-def _run_seed(database: Database, seed: int, boundaries: dict[str, int], policy: Policy, figures: Figures) -> None:
+def _way(broken: str) -> tuple[str, ...]:
+    """Give the words of a broken rule that are of the rule: not where it broke, nor whose record it is."""
+    said = re.sub(r"^(after operation \d+|at the end): ", "", broken)
+    return tuple(re.findall(r"(?<![\w:-])[a-z]+(?![\w:-])", said)[:4])
+
+
+def broken_by(database: Database, policy: Policy, *, verify: bool = False) -> Callable[[History], str]:
+    """Give what says which rule a history breaks."""
+
+    def fails(history: History) -> str:
+        try:
+            live(database, history, policy, Figures(), verify=verify)
+        except RuleBroken as broken:
+            return str(broken)
+        return ""
+
+    return fails
+
+
+def _run_seed(database: Database, seed: int, boundaries: Boundaries, policy: Policy, figures: Figures) -> None:
     figures.seeds += 1
     history = draw(seed, boundaries)
+    verify = seed % _VERIFY_EVERY == 5
     try:
-        live(database, history, policy, figures, verify=seed % _VERIFY_EVERY == 5)
+        live(database, history, policy, figures, verify=verify)
     except RuleBroken as broken:
-        shortest = shorten(database, history, policy, verify=seed % _VERIFY_EVERY == 5)
-        lines = [f"seed {seed}: {broken}", f"days={shortest.days} limit_minor={shortest.limit_minor}"]
-        figures.failures.append("\n    ".join([*lines, *map(repr, shortest.operations)]))
+        shortest = shorten(history, broken_by(database, policy, verify=verify))
+        figures.failures.append(f"seed {seed}: {broken}\n{shortest}")
     if seed % _BACKFILLS_EVERY == 0:
-        figures.backfills += 1
+        _run_backfills(database, seed, policy, figures)
+
+
+def _run_backfills(database: Database, seed: int, policy: Policy, figures: Figures) -> None:
+    figures.backfills += 1
+    settings, later = draw_backfill(seed)
+    apart = len(settings.operations)
+
+    def fails(history: History) -> str:
+        # What is left out of either half stays out; what was delivered first stays before what came later.
+        first = [operation for operation in history.operations if operation in settings.operations]
         try:
-            figures.acts += check_backfills(database, seed, policy)
+            with _told(""):
+                deliveries = replace(settings, operations=tuple(first))
+                figures.acts += check_backfills(database, seed, policy, deliveries, history.operations[len(first) :])
         except RuleBroken as broken:
-            deliveries = draw_backfill(seed).operations
-            figures.failures.append("\n    ".join([f"seed {seed}, backfilled: {broken}", *map(repr, deliveries)]))
+            return str(broken)
+        return ""
+
+    both = replace(settings, operations=settings.operations + later)
+    if broken := fails(both):
+        shortest = shorten(both, fails)
+        figures.failures.append(f"seed {seed}, backfilled, the first {apart} before it: {broken}\n{shortest}")
 
 
 @contextmanager
@@ -206,7 +263,7 @@ def database_of(running: Server, name: str) -> Iterator[Database]:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
 
-def _batch(given: tuple[Server, range, dict[str, int]]) -> Figures:
+def _batch(given: tuple[Server, range, Boundaries]) -> Figures:
     running, seeds, boundaries = given
     # What the imports made is never garbage, and little of what a world makes is.
     gc.freeze()
@@ -219,7 +276,11 @@ def _batch(given: tuple[Server, range, dict[str, int]]) -> Figures:
 
 
 def run_seeds(running: Server, seeds: range, workers: int) -> Iterator[Figures]:
-    """Run seeds in processes of their own; gives each batch's figures as it ends."""
+    """Run seeds in processes of their own; gives each batch's figures as it ends.
+
+    Raises:
+        RuleBroken: a world broke a rule while boundaries were recorded.
+    """
     size = max(1, min(_SEEDS_A_PROCESS, -(-len(seeds) // workers)))
     with database_of(running, "simulation_boundaries") as database:
         boundaries = record_boundaries(database, shipped_policy())

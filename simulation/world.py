@@ -8,7 +8,7 @@ Does not belong here: what an act does (`acts`), what was committed by it (`obse
 from __future__ import annotations
 
 import json
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from functools import singledispatchmethod
@@ -31,7 +31,7 @@ from simulation.acts import BODIES, ZONE
 from simulation.certificates import Objects
 from simulation.database import SEARCH_PATH, Database, Snapshot
 from simulation.effects import Effects, SimulatedPool, Status, Task
-from simulation.inputs import PARTIES, Match, Party, day_of
+from simulation.inputs import PARTIES, PLAYED_STATUSES, Match, Party, day_of
 from simulation.model import Model
 from simulation.observations import tell
 from simulation.processor import Payment, SimulatedProcessor
@@ -70,10 +70,15 @@ class World:
         self.payable: dict[str, set[str]] = {}
         self.faults: Counter[str] = Counter()
         self.acts = 0
+        #: How many boundaries each act came to that got to its end.
+        self.lengths: defaultdict[str, set[int]] = defaultdict(set)
         #: Tasks started since the last look at what is stored, or under way then, by run; and the runs of the latter.
         self.started: dict[Task, str] = {}
         self.under_way_before: frozenset[str] = frozenset()
         self.lost_minor = 0
+        #: What each refund was asked for, whenever: match, payer, amount; and what was answered since the last look.
+        self.asked: defaultdict[str, set[tuple[str, str, int | None]]] = defaultdict(set)
+        self.told: list[tuple[str, tuple[str, str, int | None], str]] = []
         database.set_clock(self.now())
 
     def now(self) -> datetime:
@@ -83,6 +88,11 @@ class World:
     def sender_now(self) -> datetime:
         """Give the time as whoever dispatches has it."""
         return self.now() + self.sender_skew
+
+    async def sleep(self, seconds: float) -> None:
+        """Let whole seconds go by at once; what is less of them is the sender's jitter, which no seed gives."""
+        self.true_now += timedelta(seconds=int(seconds))
+        self.database.set_clock(self.now())
 
     def close(self) -> None:
         """Leave nothing under way."""
@@ -123,6 +133,11 @@ class World:
         )
         if before is not None:
             self.faults[{1: "correction", 0: "contradiction"}.get(operation.bump, "outdated_delivery")] += 1
+            played = [match.status in PLAYED_STATUSES for match in (before, self.delivered[operation.match_id])]
+            if played[0] != played[1]:
+                self.faults["reinstated" if played[1] else "voided"] += 1
+            if before.day != operation.day:
+                self.faults["moved_to_another_day"] += 1
 
     def land(self, match: Match) -> None:
         """Put a match into its day's folder, and nowhere else."""
@@ -159,6 +174,7 @@ class World:
         self.faults[f"party_{operation.how}"] += 1
         self.parties[operation.party_id] = {
             "new_token": lambda: replace(party, token=(party.token or 0) + 1),
+            "new_mandate": lambda: replace(party, mandate=party.mandate + 1),
             "no_token": lambda: replace(party, token=None),
             "no_collection": lambda: replace(party, collectable=False),
             "collection": lambda: replace(party, collectable=True),
@@ -196,6 +212,7 @@ class World:
     def _(self, operation: ops.Jump) -> None:
         self.faults["clock_jump"] += 1
         if operation.hours:
+            self.faults["down_for_hours"] += self.processor.down
             # An HTTP call that takes longer than its time-out is over; who stood at it has died with the machine.
             for task in [task for task in self.effects.under_way if task.outside]:
                 self.effects.crash(task)
@@ -271,6 +288,7 @@ class World:
         """Let the errors pass that the program raises on purpose, and those of a session that was ended."""
         try:
             BODIES[act.kind](self, run, act.day)
+            self.lengths[act.kind].add(len(task.sites))
         except (InvariantError, LedgerFaultError):
             raise
         except (ConfigurationError, DatabaseUnavailableError, StorageUnavailableError):
@@ -319,6 +337,7 @@ class World:
         before, self.snapshot = self.snapshot, self.database.snapshot()
         tell(self, before)
         found = list(breaches(before, self.snapshot, self.model, self.under_way_before))
+        found += self.database.audit(self.snapshot)
         self.started = {task: self.started[task] for task in self.effects.under_way}
         self.under_way_before = frozenset(self.started.values())
         twice = self.processor.paid_twice()
@@ -360,7 +379,7 @@ def policy_of(policy: Policy, settings: ops.History, *, minimum_minor: int = 100
     limits = CurrencyPolicy(
         minimum_minor=minimum_minor,
         instruction_limit_minor=settings.limit_minor,
-        party_day_limit_minor=settings.day_limit_minor,
+        party_day_limit_minor=settings.party_day_limit_minor,
         day_limit_minor=settings.day_limit_minor,
     )
     dispatch = policy.dispatch.model_copy(update={"batch_size": batch_size, "retries": 1, "breaker_failures": 4})

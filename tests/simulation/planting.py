@@ -16,7 +16,7 @@ from payments_pipeline.domain.errors import StaleInputError
 from simulation import runner, world
 from simulation.database import Database, Server
 from simulation.effects import NO_FATE
-from simulation.history import Act, History, Operation
+from simulation.history import UNLIMITED, Act, History, Operation
 
 POLICY = runner.shipped_policy()
 _numbers = count()
@@ -83,6 +83,7 @@ class Fault:
         caught_by: words of the rule that finds it then, as a pattern; empty where it is not asked.
         limit_minor: an instruction above this is held.
         day_limit_minor: most that is sent on a calendar day.
+        party_day_limit_minor: most that is sent to a party on a calendar day.
     """
 
     name: str
@@ -91,8 +92,9 @@ class Fault:
     refused_by: str = ""
     letting: tuple[Edit | PostgresEdit | str, ...] = ()
     caught_by: str = ""
-    limit_minor: int = 10**9
-    day_limit_minor: int = 10**9
+    limit_minor: int = UNLIMITED
+    day_limit_minor: int = UNLIMITED
+    party_day_limit_minor: int = UNLIMITED
 
     def words(self, said: str) -> str:
         """Give the pattern of all that is said: after the last operation, unless it is at the end."""
@@ -104,7 +106,8 @@ class Fault:
 def live(fault: Fault, database: Database) -> None:
     """Live through a fault's history; fails too where money moved twice or was lost."""
     figures = runner.Figures()
-    runner.live(database, History(1, fault.limit_minor, fault.day_limit_minor, fault.history), POLICY, figures)
+    limits = fault.limit_minor, fault.day_limit_minor, fault.party_day_limit_minor
+    runner.live(database, History(1, fault.history, *limits), POLICY, figures)
     assert (figures.double_payments, figures.lost_minor) == (0, 0)
     fated = sum(isinstance(operation, Act) and operation.fate != NO_FATE for operation in fault.history)
     befell = sum(figures.faults[kind] for kind in ("crash", "sever", "stall"))

@@ -106,7 +106,7 @@ POSTING += (
         "what was computed from an older input is posted",
         (MATCH, Act("post", 0, Fate(stall_at=1)), BETTER, Resume("go on")),
         (put.STALE_INPUT,),
-        caught_by="rule 4: run 1 posted",
+        caught_by="run 1 posted 2024-08-17 from what is not its input",
     ),
     Fault(
         "a match is never posted",

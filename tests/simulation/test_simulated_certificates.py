@@ -28,7 +28,7 @@ def database(tmp_path_factory):
 def test_a_posting_that_died_anywhere_has_its_certificate_after_the_next_run_of_its_day(database):
     died, committed_without = 0, 0
     while True:
-        world = World(database, History(1, 10**9, 10**9, ()), runner.shipped_policy())
+        world = World(database, History(1), runner.shipped_policy())
         try:
             world.do(MATCH)
             first = world.effects.start(
@@ -51,7 +51,7 @@ def test_a_posting_that_died_anywhere_has_its_certificate_after_the_next_run_of_
 
 
 def test_a_certificate_left_out_for_good_is_found(database):
-    world = World(database, History(1, 10**9, 10**9, ()), runner.shipped_policy())
+    world = World(database, History(1), runner.shipped_policy())
     try:
         world.do(MATCH)
         world.effects.run(world.effects.start("post", lambda: post(world, RunInfo("run", "1", "m"), 0), Fate()))

@@ -16,7 +16,21 @@ from simulation import acts, backfills, runner, world
 from simulation.acts import BODIES, post
 from simulation.database import Database, server
 from simulation.effects import Fate, Status
-from simulation.history import HABITS, Act, Bank, ChangeRules, Deliver, History, Jump, OtherLine, Weather, draw
+from simulation.history import (
+    CHANGES,
+    HABITS,
+    UNRECORDED,
+    Act,
+    Bank,
+    ChangeRules,
+    Deliver,
+    History,
+    Jump,
+    OtherLine,
+    Weather,
+    draw,
+    draw_backfill,
+)
 from simulation.inputs import Match
 from simulation.model import shares
 from simulation.processor import ANSWERS, SimulatedProcessor
@@ -25,15 +39,23 @@ from simulation.world import World
 
 #: What befalls a world, by the names under which it is counted.
 KINDS = {
-    *("crash", "sever", "stall", "stalled_go_on", "stalled_sever", "stalled_crash", "overlap", "clock_jump"),
+    *(
+        "crash",
+        "sever",
+        "answer_lost",
+        "stall",
+        "stalled_go_on",
+        "stalled_sever",
+        "stalled_crash",
+        "overlap",
+        "clock_jump",
+    ),
     *("correction", "contradiction", "outdated_delivery", "input_withdrawn", "input_rejected", "rules_changed"),
+    *("voided", "reinstated", "moved_to_another_day", "key_expired", "report_grown", "down_for_hours"),
     *("processor_down", "look_up_unanswered", "report_unanswered", *ANSWERS),
     *(f"bank_{habit}" for habit in (*HABITS, "late", "early") if habit != "settle"),
     *(f"line_{kind}" for kind in ("fee", "funding", "unknown_key", "repeated", "other")),
-    *(
-        f"party_{how}"
-        for how in ("on_hold", "active", "closed", "new_token", "no_token", "no_collection", "collection")
-    ),
+    *(f"party_{how}" for how in CHANGES),
     *(f"refund_{how}" for how in ("accepted", "repeated", "match_not_posted", "not_a_payer", "more_than_left")),
     *("refund_nothing_left", "refund_other_content", "refused_NotApprovedError", "refused_past_its_deadline"),
     *("approved", "refused", "resolved_by_a_person", "matched", "retry_accepted"),
@@ -53,8 +75,7 @@ def database(tmp_path_factory):
 
 def live(database: Database, *operations, **settings) -> runner.Figures:
     figures = runner.Figures()
-    limits = {"days": 1, "limit_minor": 10**9, "day_limit_minor": 10**9} | settings
-    runner.live(database, History(operations=operations, **limits), POLICY, figures)
+    runner.live(database, History(1, operations, **settings), POLICY, figures)
     return figures
 
 
@@ -70,8 +91,8 @@ def test_two_hundred_seeds_break_no_rule_pay_nothing_twice_and_lose_no_cent():
 
 
 def test_the_same_seed_gives_the_same_history():
-    assert draw(17, {"post": 20}) == draw(17, {"post": 20})
-    assert draw(17, {"post": 20}) != draw(18, {"post": 20})
+    assert draw(17, UNRECORDED) == draw(17, UNRECORDED)
+    assert draw(17, UNRECORDED) != draw(18, UNRECORDED)
 
 
 def test_the_model_divides_the_worked_example():
@@ -144,7 +165,7 @@ def test_every_act_is_crashed_at_every_boundary():
 
 
 def test_a_crash_runs_no_handler_and_ends_its_sessions(database):
-    lived = World(database, History(1, 10**9, 10**9, ()), POLICY)
+    lived = World(database, History(1), POLICY)
     lived.do(MATCH)
     ran = []
 
@@ -171,8 +192,8 @@ def test_a_failing_history_is_shortened_to_what_it_takes(database, monkeypatch):
     monkeypatch.setattr(dispatch, "Outcome", hopeful)
     noise = (Act("reconcile", 0), Act("sweep", 1), Bank(0, "settle", 0))
     storm = Weather(("lost_response",), down=False)
-    history = History(1, 10**9, 10**9, (MATCH, *noise, *DAY[:2], storm, *noise, DAY[2], *noise))
-    kept = runner.shorten(database, history, POLICY).operations
+    history = History(1, (MATCH, *noise, *DAY[:2], storm, *noise, DAY[2], *noise))
+    kept = runner.shorten(history, runner.broken_by(database, POLICY)).operations
     assert set(kept) <= {MATCH, *DAY[:2], storm, DAY[2], Act("sweep", 1)}
     assert len(kept) <= 5
 
@@ -232,7 +253,7 @@ def test_days_in_another_order_that_post_other_accruals_are_told(database, monke
 
     monkeypatch.setattr(acts, "day_input", poor_once_a_later_day_is_posted)
     with pytest.raises(RuleBroken, match=r"^order \[.*\] ends with other accruals"):
-        backfills.check_backfills(database, seed, POLICY)
+        backfills.check_backfills(database, seed, POLICY, *draw_backfill(seed))
 
 
 def test_days_in_another_order_that_pay_otherwise_are_told(database, monkeypatch, worlds):
@@ -241,7 +262,7 @@ def test_days_in_another_order_that_pay_otherwise_are_told(database, monkeypatch
 
     monkeypatch.setattr(SimulatedProcessor, "move", a_cent_less)
     with pytest.raises(RuleBroken, match=r"^order \[.*\] ends with other paid_and_open"):
-        backfills.check_backfills(database, 25, POLICY)
+        backfills.check_backfills(database, 25, POLICY, *draw_backfill(25))
 
 
 def test_date_order_twice_that_gives_other_ids_is_told(database, monkeypatch, worlds):
@@ -251,9 +272,9 @@ def test_date_order_twice_that_gives_other_ids_is_told(database, monkeypatch, wo
     for module in (ids, payout_instructions, ledger):
         monkeypatch.setattr(module, "business_ids", of_its_world)
     with pytest.raises(RuleBroken, match=r"^date order twice gives other ids"):
-        backfills.check_backfills(database, 25, POLICY)
+        backfills.check_backfills(database, 25, POLICY, *draw_backfill(25))
 
 
 def test_without_a_fault_the_same_backfills_end_alike(database):
     for seed in (0, 25):
-        assert backfills.check_backfills(database, seed, POLICY) > 10
+        assert backfills.check_backfills(database, seed, POLICY, *draw_backfill(seed)) > 10
