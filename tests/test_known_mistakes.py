@@ -349,6 +349,12 @@ def test_a_batchs_total_is_not_used_for_its_lines_and_every_entry_is_read_not_th
     zone: MoneyZone, sandbox: SandboxProcess
 ) -> None:
     report = reported(zone, sandbox)
+    # The total is there to be mistaken for an amount: it stands beside the lines, and each names its batch.
+    told = sandbox.get(f"/v1/reports/{NEXT}")
+    [batch] = told["batches"]
+    assert (batch["total_minor"], batch["currency"]) == (-1400, "GBP")
+    assert [entry["batch_reference"] for entry in told["entries"]] == [batch["batch_reference"]] * 3
+    assert sorted(report.lines["amount_minor"]) == [-600, -500, -300]
     take_report_in(zone.url, NEXT, SANDBOX, report.lines, report.balances, report.digest, frozenset(), RUN)
     assert report.balances["closing_minor"].tolist() == [-1400]
     assert set(zone.states().values()) == {"settled"}

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -33,6 +33,7 @@ LINES = {
     "tok_test_fail": [("failed", 0, 0, 1)],
     "tok_test_return_2d": [("settled", 0, 1000, 1), ("returned", 2, -1000, 1)],
     "tok_test_short_300": [("settled", 0, 700, 1)],
+    "tok_test_over_300": [("settled", 0, 1300, 1)],
     "tok_test_twice": [("settled", 0, 1000, 2)],
     "tok_test_double": [("settled", 0, 1000, 1), ("settled", 0, 1000, 1)],
     "tok_test_lines_f1s0": [("failed", 1, 0, 1), ("settled", 0, 1000, 1)],
@@ -144,6 +145,19 @@ class BooksMachine(RuleBasedStateMachine):
         self.model.answers[f"funding {key}"] = (body, answer, self.now)
         self.model.lines[day].append(("funding", None, amount_minor, 1))
 
+    @rule(key=KEYS, day=DAYS, kind=st.sampled_from(["other", "settled"]), named=st.sampled_from([None, "k1", "nobody"]))
+    def write_line(self, key: str, day: date, kind: str, named: str | None) -> None:
+        content = {"kind": kind, "amount_minor": -5, "currency": "GBP", "date": str(day), "idempotency_key": named}
+        body = orjson.dumps(content)
+        before = self.model.answers.get(f"line {key}")
+        answer = self.commit(lambda: self.desk.write_line(self.db, key, body))
+        if before and self.now - before[2] < LIFETIME:
+            assert answer == (before[1] if before[0] == body else Answer.error("idempotency_key_reuse"))
+            return
+        assert answer.status == 201
+        self.model.answers[f"line {key}"] = (body, answer, self.now)
+        self.model.lines[day].append((kind, named, -5, 1))
+
     @rule(key=KEYS)
     def expire(self, key: str) -> None:
         answer, alive = self.commit(lambda: self.desk.expire(self.db, key)), self.alive(key) is not None
@@ -192,7 +206,7 @@ class BooksMachine(RuleBasedStateMachine):
         for offset in range(10):
             day = FIRST + timedelta(days=offset)
             report: Any = reports.report(self.db, day, self.today)
-            expected = sorted(self.model.lines[day]) if day <= self.today else []
+            expected = sorted(self.model.lines[day], key=str) if day <= self.today else []
             found = report["entries"]
             unique = {entry["entry_reference"]: entry for entry in found}
             assert not references & unique.keys()
@@ -203,10 +217,15 @@ class BooksMachine(RuleBasedStateMachine):
                     (e["kind"], e["idempotency_key"], e["amount_minor"], n)
                     for e, n in zip(unique.values(), copies, strict=True)
                 ),
+                key=str,
             )
-            digest = (
-                sum(int(hashlib.sha256(orjson.dumps(list(entry.values()))).hexdigest(), 16) for entry in found) % 2**256
-            )
+            totals: Counter[str] = Counter()
+            for entry in unique.values():
+                totals[entry["batch_reference"]] += entry["amount_minor"]
+            assert {batch["batch_reference"]: batch["total_minor"] for batch in report["batches"]} == totals
+            assert len(totals) == len({line[0] for line in expected})
+            values = [[entry[name] for name in entry if name != "batch_reference"] for entry in found]
+            digest = sum(int(hashlib.sha256(orjson.dumps(each)).hexdigest(), 16) for each in values) % 2**256
             assert digests.get(day.isoformat(), (0, NO_ENTRIES)) == (len(found), f"{digest:064x}")
             assert (report["entry_count"], report["digest"]) == (len(found), f"{digest:064x}")
             cash = sum(line[2] for line in expected)
@@ -289,12 +308,21 @@ def test_a_file_of_the_version_before_is_brought_up_to_date_with_what_it_holds(t
     desk, body = Desk(LIFETIME, Clock()), orjson.dumps(payment())
     database = Database(file)
     before = desk.pay(database.connection, "k", body)
-    database.connection.execute("DROP TABLE key_ends")
-    database.connection.execute("PRAGMA user_version = 2")
+    told = reports.report(database.connection, date(2024, 3, 2), date(2024, 3, 2))
+    for statement in (
+        "DROP TABLE key_ends",
+        "DROP TABLE misreports",
+        "DROP TABLE daily_cash",
+        "CREATE TABLE daily_cash (report_date TEXT NOT NULL, currency TEXT NOT NULL, amount_minor INTEGER NOT NULL)",
+        "INSERT INTO daily_cash VALUES ('2024-03-02', 'GBP', -12345)",
+        "PRAGMA user_version = 2",
+    ):
+        database.connection.execute(statement)
     database.close()
     for _ in range(2):
         database = Database(file)
         assert desk.pay(database.connection, "k", body) == before
+        assert reports.report(database.connection, date(2024, 3, 2), date(2024, 3, 2)) == told
         database.close()
 
 

@@ -1,6 +1,7 @@
 """The sandbox's process over HTTP: keys under concurrency, faults, limits, the clock, what it logs, how it stops."""
 
 import asyncio
+import hashlib
 import re
 import signal
 import socket
@@ -22,6 +23,7 @@ from sandbox_process import API_KEY, SandboxProcess, payment, running_sandbox, u
 from payments_pipeline.local.sandbox.__main__ import _LAST_ANSWERS_S
 from payments_pipeline.local.sandbox.answers import CODES, LARGEST_BODY
 from payments_pipeline.local.sandbox.faults import KINDS, Route
+from payments_pipeline.local.sandbox.reports import NO_ENTRIES
 from payments_pipeline.local.sandbox.tokens import WORDS
 from payments_pipeline.local.sandbox.traffic import Traffic
 
@@ -220,6 +222,8 @@ def test_the_books_say_what_each_payment_moved(sandbox: SandboxProcess) -> None:
         "tok_test_fail": ("failed", 0, 0),
         "tok_test_return_1d": ("returned", 1, 0),
         "tok_test_short_1": ("settled", 1, -999),
+        "tok_test_over_1": ("settled", 1, -1001),
+        "tok_test_in_EUR": ("settled", 1, 0),
         "tok_test_twice": ("settled", 1, -1000),
         "tok_test_double": ("settled", 2, -2000),
         "tok_test_fee_30": ("settled", 1, -1030),
@@ -351,6 +355,18 @@ def test_a_look_up_that_forgets_says_never_seen_and_the_key_still_pays_once(sand
         {"kind": "drop_after", "for_s": 0},
         {"kind": "drop_after", "on": "everything"},
         {"kind": "drop_after", "colour": "red"},
+        {"kind": "drop_after", "entry_reference": "ent_1"},
+        {"kind": "withholds"},
+        {"kind": "withholds", "entry_reference": "ent_1", "date": "2024-03-02"},
+        {"kind": "withholds", "entry_reference": "ent_1", "count": 1},
+        {"kind": "withholds", "entry_reference": "ent_1", "on": "reports"},
+        {"kind": "withholds", "entry_reference": "ent_1", "for_s": 1},
+        {"kind": "alters", "entry_reference": "ent_1"},
+        {"kind": "alters", "entry_reference": "ent_1", "minor": 0},
+        {"kind": "alters", "entry_reference": "ent_1", "minor": 10**15 + 1},
+        {"kind": "mislabels", "entry_reference": "ent_1", "minor": 1},
+        {"kind": "misbalances", "minor": 1},
+        {"kind": "misbalances", "date": "2024-03-02"},
     ],
 )
 def test_a_fault_that_means_nothing_is_refused(sandbox: SandboxProcess, fault: dict[str, Any]) -> None:
@@ -500,6 +516,150 @@ def test_the_list_of_reports_comes_in_pages(tmp_path: Path) -> None:
         assert pages == [["1", "2"], ["3", "4"], ["5"]]
         assert sandbox.get(f"{query}&after=2024-02-01")["reports"][0]["date"] == "2024-03-01"
         assert sandbox.call("GET", f"{query}&after=soon")[0] == 422
+
+
+# What reports say that is not so, and lines of the processor's own
+
+
+def whole(sandbox: SandboxProcess, day: str) -> dict[str, Any]:
+    """Read all pages of a report."""
+    report = page = sandbox.get(f"/v1/reports/{day}")
+    while page["next"] is not None:
+        page = sandbox.get(f"/v1/reports/{day}?after={page['next']}")
+        assert {name: page[name] for name in page if name not in ("entries", "next")} == {
+            name: report[name] for name in report if name not in ("entries", "next")
+        }
+        report["entries"] += page["entries"]
+    return dict(report)
+
+
+def digest_of(entries: list[dict[str, Any]]) -> str:
+    values = [[entry[name] for name in entry if name != "batch_reference"] for entry in entries]
+    return f"{sum(int(hashlib.sha256(orjson.dumps(each)).hexdigest(), 16) for each in values) % 2**256:064x}"
+
+
+def told(sandbox: SandboxProcess) -> tuple[Any, ...]:
+    """Give the reports of two days, and the list of them."""
+    listed = sandbox.get("/v1/reports?from=2024-03-02&to=2024-03-03")["reports"]
+    return whole(sandbox, "2024-03-02"), whole(sandbox, "2024-03-03"), listed
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "amounts", "closing", "next_opening"),
+    [
+        ("withholds", {}, [-300, -100], -400, -400),
+        ("alters", {"minor": -50}, [-300, -250, -100], -650, -650),
+        ("contradicts", {"minor": -50}, [-300, -250, -200, -100], -600, -600),
+        ("mislabels", {}, [-300, -200, -100], -600, -600),
+        ("misbalances", {"minor": 7, "date": "2024-03-02"}, [-300, -200, -100], -593, -600),
+    ],
+)
+def test_a_report_is_wrong_as_told_wherever_it_is_asked_for_until_faults_are_cleared(
+    tmp_path: Path, kind: str, fields: dict[str, Any], amounts: list[int], closing: int, next_opening: int
+) -> None:
+    with running_sandbox(tmp_path, "--page-entries", "2") as sandbox:
+        for number in (1, 2, 3):
+            sandbox.pay(f"wrong-{number}", amount_minor=100 * number)
+        sandbox.pay("wrong-next", amount_minor=1000, execute_on="2024-03-03")
+        right, books = told(sandbox), sandbox.get("/v1/books")
+        [line] = [entry for entry in right[0]["entries"] if entry["amount_minor"] == -200]
+        named = {} if "date" in fields else {"entry_reference": line["entry_reference"]}
+        sandbox.fault(kind, **named, **fields)
+        wrong = told(sandbox)
+        report, after, listed = wrong
+        assert sorted(entry["amount_minor"] for entry in report["entries"]) == amounts
+        assert {"settled"} | ({"adjustment"} if kind == "mislabels" else set()) == {
+            entry["kind"] for entry in report["entries"]
+        }
+        assert (report["entry_count"], report["digest"]) == (len(amounts), digest_of(report["entries"]))
+        assert [(row["entry_count"], row["digest"]) for row in listed] == [
+            (each["entry_count"], each["digest"]) for each in (report, after)
+        ]
+        assert [(row["opening_minor"], row["closing_minor"]) for row in report["balances"] + after["balances"]] == [
+            (0, closing),
+            (next_opening, next_opening - 1000),
+        ]
+        assert sandbox.get("/v1/books") == books
+        [kept] = sandbox.get("/v1/test_helpers/faults")["faults"]
+        assert {"kind": kind, **named, **fields}.items() <= kept.items()
+        sandbox.kill()
+        sandbox.start()
+        assert told(sandbox) == wrong
+        sandbox.behave()
+        assert sandbox.get("/v1/test_helpers/faults") == {"faults": []}
+        assert told(sandbox) == right
+
+
+def test_a_report_of_which_every_line_is_withheld_is_not_listed(sandbox: SandboxProcess) -> None:
+    sandbox.pay("all-withheld", execute_on="2016-01-01")
+    [line] = sandbox.entries("2016-01-01")
+    sandbox.fault("withholds", entry_reference=line["entry_reference"])
+    assert sandbox.get("/v1/reports?from=2016-01-01&to=2016-01-01") == {"reports": [], "next": None}
+    assert sandbox.get("/v1/reports/2016-01-01")["digest"] == NO_ENTRIES
+
+
+def test_a_fault_of_a_line_or_date_that_there_is_not_is_refused(sandbox: SandboxProcess) -> None:
+    faults = (
+        {"kind": "withholds", "entry_reference": "ent_none"},
+        {"kind": "misbalances", "date": "soon", "minor": 1},
+    )
+    answers = [sandbox.call("POST", "/v1/test_helpers/faults", fault) for fault in faults]
+    assert [(status, answer["error"]["code"]) for status, answer in answers] == [
+        (404, "no_such_entry"),
+        (422, "invalid_date"),
+    ]
+    assert sandbox.get("/v1/test_helpers/faults") == {"faults": []}
+
+
+def test_a_line_of_the_processors_own_is_booked_once_and_moves_its_cash(sandbox: SandboxProcess) -> None:
+    line = {"kind": "other", "amount_minor": -7, "currency": "SEK", "date": "2015-01-01", "idempotency_key": "nobody"}
+    answers = [sandbox.call("POST", "/v1/test_helpers/entries", line, key="own") for _ in range(2)]
+    assert [status for status, _ in answers] == [201, 201]
+    [entry] = sandbox.entries("2015-01-01")
+    assert line.items() <= {**entry, "date": entry["report_date"]}.items()
+    assert entry["entry_reference"] == answers[0][1]["entry_reference"] == answers[1][1]["entry_reference"]
+    balances = sandbox.get("/v1/reports/2015-01-02")["balances"]
+    assert [row["closing_minor"] for row in balances if row["currency"] == "SEK"] == [-7]
+    assert times_carried_out(sandbox, "nobody") == 0
+    assert look_up(sandbox, "nobody")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"kind": "adjustment"}, "invalid_request"),
+        ({"amount_minor": 1.5}, "invalid_request"),
+        ({"amount_minor": 10**15 + 1}, "invalid_request"),
+        ({"subject": ""}, "invalid_request"),
+        ({"payment_id": "pay_1"}, "invalid_request"),
+        ({"currency": "GBX"}, "unknown_currency"),
+        ({"date": "soon"}, "invalid_date"),
+        ({"idempotency_key": "two words"}, "idempotency_key_missing"),
+    ],
+)
+def test_a_line_that_cannot_be_booked_is_refused(sandbox: SandboxProcess, fields: dict[str, Any], code: str) -> None:
+    line = {"kind": "other", "amount_minor": -7, "currency": "SEK", "date": "2014-01-01"} | fields
+    status, answer = sandbox.call("POST", "/v1/test_helpers/entries", line, key=f"refused-{code}-{len(str(fields))}")
+    assert (status, answer["error"]["code"]) == (CODES[code][0], code)
+    assert sandbox.entries("2014-01-01") == []
+
+
+def test_the_total_of_a_batch_stands_beside_its_lines_and_is_the_amount_of_none(sandbox: SandboxProcess) -> None:
+    tokens = {
+        "batch-1": "tok_club",
+        "batch-2": "tok_test_twice",
+        "batch-3": "tok_test_fee_9",
+        "batch-4": "tok_test_in_NOK",
+    }
+    for key, token in tokens.items():
+        sandbox.pay(key, execute_on="2013-01-01", amount_minor=50, token=token)
+    report = sandbox.get("/v1/reports/2013-01-01")
+    kinds = {entry["batch_reference"]: (entry["kind"], entry["currency"]) for entry in report["entries"]}
+    assert {kinds[batch["batch_reference"]]: batch["total_minor"] for batch in report["batches"]} == {
+        ("settled", "GBP"): -150,
+        ("settled", "NOK"): -50,
+        ("fee", "GBP"): -9,
+    }
 
 
 # Every request

@@ -32,6 +32,8 @@ def lines(token: str, direction: str = "credit", amount_minor: int = 500) -> lis
         ("tok_test_return_30d_x", [("settled", 0, -500, 1), ("returned", 30, 500, 1)]),
         ("tok_test_short_20", [("settled", 0, -480, 1)]),
         ("tok_test_short_500", [("settled", 0, -1, 1)]),
+        ("tok_test_over_20_x", [("settled", 0, -520, 1)]),
+        ("tok_test_in_EUR_x", [("settled", 0, -500, 1)]),
         ("tok_test_twice_", [("settled", 0, -500, 2)]),
         ("tok_test_double_a_b", [("settled", 0, -500, 1), ("settled", 0, -500, 1)]),
         ("tok_test_fee_7", [("settled", 0, -500, 1), ("fee", 0, -7, 1)]),
@@ -40,6 +42,12 @@ def lines(token: str, direction: str = "credit", amount_minor: int = 500) -> lis
 )
 def test_each_token_stands_for_its_lines(token: str, expected: list[tuple[str, int, int, int]]) -> None:
     assert lines(token) == expected
+
+
+def test_what_settles_in_another_currency_settles_in_that_one_alone() -> None:
+    outcome = outcome_of("tok_test_in_JPY")
+    assert outcome is not None
+    assert [line.currency for line in outcome.lines] == ["JPY"]
 
 
 @pytest.mark.parametrize("direction", ["credit", "debit"])
@@ -71,6 +79,11 @@ def test_a_closed_account_is_refused_and_has_no_lines() -> None:
         "tok_test_return_1000d",
         "tok_test_short_",
         "tok_test_short_-1",
+        "tok_test_over_",
+        "tok_test_over_-1",
+        "tok_test_in_",
+        "tok_test_in_eur",
+        "tok_test_in_XXX",
         "tok_test_fee_0",
         "tok_test_fee_1000000000000000",
         "tok_test_lines_",
@@ -83,21 +96,27 @@ def test_a_malformed_token_means_nothing(token: str) -> None:
 
 
 @given(st.text(max_size=30) | st.from_regex(r"tok_(test_)?[a-z0-9_]{0,20}", fullmatch=True), AMOUNTS, DIRECTIONS)
-def test_no_token_moves_more_than_its_amount_in_one_line_or_breaks_anything(
+def test_no_token_but_of_more_moves_more_than_its_amount_in_one_line_or_breaks_anything(
     token: str, amount_minor: int, direction: str
 ) -> None:
     outcome = outcome_of(token)
     for line in outcome.lines if outcome else ():
         cash = line.cash_minor(direction, amount_minor)
         if line.kind is Kind.SETTLED:
-            assert 1 <= (-cash if direction == "credit" else cash) <= amount_minor
+            assert 1 <= (-cash if direction == "credit" else cash) <= amount_minor + line.over_minor
+            assert line.over_minor == 0 or token.startswith("tok_test_over_")
         elif line.kind is Kind.RETURNED:
             assert cash == (amount_minor if direction == "credit" else -amount_minor)
         elif line.kind is Kind.FAILED:
             assert cash == 0
 
 
-@given(st.sampled_from(["decline", "fail", "return_2d", "short_5", "twice", "double", "fee_5", "lines_s0"]), SUFFIXES)
+@given(
+    st.sampled_from(
+        ["decline", "fail", "return_2d", "short_5", "over_5", "in_EUR", "twice", "double", "fee_5", "lines_s0"]
+    ),
+    SUFFIXES,
+)
 def test_what_follows_a_test_token_never_changes_its_outcome(name: str, suffix: str) -> None:
     assert outcome_of(f"tok_test_{name}{suffix}") == outcome_of(f"tok_test_{name}")
 

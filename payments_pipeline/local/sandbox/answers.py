@@ -27,6 +27,7 @@ CODES = {
     "request_in_progress": (409, "a request under the key is under way; nothing was done with this one"),
     "never_seen": (404, "no request was seen under the key, or the key has expired"),
     "no_such_payment": (404, "there is no payment of that id"),
+    "no_such_entry": (404, "there is no entry of that reference"),
     "unauthorized": (401, "the API key is missing or wrong"),
     "unknown_route": (404, "there is nothing at that path"),
     "method_not_allowed": (405, "the path does not take that method"),

@@ -13,7 +13,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 #: Version of the tables below, kept in the file.
-VERSION = 3
+VERSION = 4
 _TABLES = """
 CREATE TABLE payments (
     serial INTEGER PRIMARY KEY, payment_id TEXT NOT NULL UNIQUE, idempotency_key TEXT NOT NULL, direction TEXT NOT NULL,
@@ -46,7 +46,19 @@ _SINCE = {
 CREATE TABLE key_ends (
     route TEXT NOT NULL, idempotency_key TEXT NOT NULL, dies_on TEXT NOT NULL,
     PRIMARY KEY (route, idempotency_key)) STRICT, WITHOUT ROWID;
-"""
+""",
+    3: """
+-- Of each batch: the lines of one kind and currency of a date.
+DROP TABLE daily_cash;
+CREATE TABLE daily_cash (
+    report_date TEXT NOT NULL, kind TEXT NOT NULL, currency TEXT NOT NULL, amount_minor INTEGER NOT NULL,
+    PRIMARY KEY (report_date, kind, currency)) STRICT, WITHOUT ROWID;
+INSERT INTO daily_cash SELECT report_date, kind, currency, sum(amount_minor) FROM entries GROUP BY 1, 2, 3;
+-- What reports say that is not so, while the entries stay as they are.
+CREATE TABLE misreports (
+    serial INTEGER PRIMARY KEY, kind TEXT NOT NULL, report_date TEXT NOT NULL, entry_reference TEXT,
+    minor INTEGER) STRICT;
+""",
 }
 
 
@@ -84,7 +96,8 @@ class Database:
                     execute(statement)
                 version = min(_SINCE)
             while version in _SINCE:
-                execute(_SINCE[version])
+                for statement in _SINCE[version].split(";\n"):
+                    execute(statement)
                 version += 1
                 execute(f"PRAGMA user_version = {version}")
             execute("COMMIT")

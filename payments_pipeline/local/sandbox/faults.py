@@ -1,6 +1,7 @@
-"""What the sandbox can be told to do wrong, as processors do: each fault for a number of requests.
+"""What the sandbox can be told to do wrong, as processors do: each for a number of requests, or until cleared.
 
-Belongs here: which fault the next request meets. Does not belong here: how a fault looks on the wire (`server`).
+Belongs here: which fault the next request meets. Does not belong here: how a fault looks on the wire (`server`), what
+one makes of a report (`misreports`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from enum import StrEnum
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from payments_pipeline.local.sandbox.requests import LARGEST_MINOR
 
 #: Kinds, and what each does; docs/reference/sandbox.md holds them, a test compares the two.
 KINDS = {
@@ -37,6 +40,14 @@ KINDS = {
     ),
     "pays_twice": "does the work twice, under two ids, and answers with the first; a look-up by key gives both",
     "forgets": "a look-up by key answers never_seen, whatever was done; other requests are answered as ever",
+    "withholds": "a report lacks the line `entry_reference`, as if still to come; count, digest and balances agree",
+    "alters": "a report gives the line `entry_reference` with `minor` added to its amount; digest and balances agree",
+    "contradicts": (
+        "a report gives the line `entry_reference` once more with `minor` added to its amount; count and digest agree, "
+        "balances go by the first"
+    ),
+    "mislabels": "a report gives the line `entry_reference` as of kind `adjustment`, which no client knows",
+    "misbalances": "the report of `date` closes at `minor` more than its lines come to, in each currency",
 }
 _STATUSES = {
     "status": (408, 429, 500, 502, 503, 504),
@@ -47,6 +58,16 @@ _STATUSES = {
 _DELAYS = ("delay_before", "delay_after", "drip", "in_progress")
 #: Kinds that only a submission can meet.
 _OF_PAYMENTS = ("in_progress", "pays_twice")
+#: Kinds of what reports say: no request uses one up, it holds until faults are cleared.
+OF_REPORTS = ("withholds", "alters", "contradicts", "mislabels", "misbalances")
+#: The kinds that each field goes with, and that need it.
+_NEEDED_BY = {
+    "status": tuple(_STATUSES),
+    "seconds": _DELAYS,
+    "entry_reference": OF_REPORTS[:-1],
+    "date": OF_REPORTS[-1:],
+    "minor": ("alters", "contradicts", "misbalances"),
+}
 
 
 class Route(StrEnum):
@@ -69,6 +90,9 @@ class Fault(BaseModel):
         seconds: of `delay_before`, `delay_after`, `drip` and `in_progress`.
         retry_after_s: of `status`: what its Retry-After says.
         for_s: seconds from now after which none meets it any more, however many did; null without end.
+        entry_reference: line that a report has wrong.
+        date: of the report whose balance is wrong, YYYY-MM-DD.
+        minor: by how much an amount or a balance is wrong.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -80,21 +104,29 @@ class Fault(BaseModel):
     seconds: float | None = Field(None, gt=0, le=3600)
     retry_after_s: int | None = Field(None, ge=0, le=86_400)
     for_s: float | None = Field(None, gt=0, le=3600)
+    entry_reference: str | None = None
+    date: str | None = None
+    minor: int | None = Field(None, ge=-LARGEST_MINOR, le=LARGEST_MINOR)
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.kind not in KINDS:
             raise ValueError(f"kind is one of {', '.join(KINDS)}")
-        if (self.status is None) == (self.kind in _STATUSES):
-            raise ValueError(f"status goes with {' and '.join(_STATUSES)}, and they need it")
+        for name, kinds in _NEEDED_BY.items():
+            if (getattr(self, name) is None) == (self.kind in kinds):
+                raise ValueError(f"{name} goes with {' and '.join(kinds)}, and they need it")
+        if self.minor == 0:
+            raise ValueError("minor is not 0: nothing would be wrong")
         if self.status is not None and self.status not in _STATUSES[self.kind]:
             raise ValueError(f"status of {self.kind} is one of {', '.join(map(str, _STATUSES[self.kind]))}")
-        if (self.seconds is None) == (self.kind in _DELAYS):
-            raise ValueError(f"seconds goes with {' and '.join(_DELAYS)}, and they need it")
         if self.retry_after_s is not None and self.kind != "status":
             raise ValueError("retry_after_s goes with status")
         if self.kind in _OF_PAYMENTS and self.on is not Route.PAYMENTS:
             raise ValueError(f"{self.kind} is of submissions: on is payments")
+        if self.kind in OF_REPORTS:
+            if self.model_fields_set & {"on", "count", "for_s"}:
+                raise ValueError(f"{self.kind} is of reports until faults are cleared: no on, count or for_s")
+            self.on, self.count = Route.REPORTS, None
         return self
 
 

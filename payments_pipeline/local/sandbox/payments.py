@@ -1,4 +1,4 @@
-"""What is done once under an idempotency key: accepting payments and booking wires; asking what became of a key.
+"""What is done once under an idempotency key: accepting payments, booking wires and other lines; what became of a key.
 
 Belongs here: keys, acceptance, the entries that follow from it. Does not belong here: HTTP, checking fields
 (`requests`), reading entries (`reports`).
@@ -16,12 +16,12 @@ import orjson
 
 from payments_pipeline.local.sandbox.answers import Answer
 from payments_pipeline.local.sandbox.reports import Clock, Entry, write_entry
-from payments_pipeline.local.sandbox.requests import Payment, RefusedError, read_funding, read_payment
+from payments_pipeline.local.sandbox.requests import Payment, RefusedError, read_funding, read_own_line, read_payment
 from payments_pipeline.local.sandbox.tokens import Kind, PlannedLine
 
 #: How long an idempotency key lives, unless the sandbox is started with another lifetime.
 KEY_LIFETIME = timedelta(hours=24)
-_PAYMENTS, _FUNDINGS = "payments", "fundings"
+_PAYMENTS, _FUNDINGS, _LINES = "payments", "fundings", "entries"
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,10 @@ class Desk:
     def fund(self, db: sqlite3.Connection, key: str, body: bytes) -> Answer:
         """Book a wire received, once per key; for use within a transaction."""
         return self._once(db, _FUNDINGS, key, body, lambda uses: self._book(db, key, uses, body))
+
+    def write_line(self, db: sqlite3.Connection, key: str, body: bytes) -> Answer:
+        """Book a line of the processor's own, once per key; for use within a transaction."""
+        return self._once(db, _LINES, key, body, lambda uses: self._write(db, key, uses, body))
 
     def look_up(self, db: sqlite3.Connection, key: str) -> Answer:
         """Say what became of a payment's key, while it lives, and of which body."""
@@ -208,6 +212,26 @@ class Desk:
         )
         return Answer.of(201, {"entry_reference": reference}), None
 
+    def _write(self, db: sqlite3.Connection, key: str, uses: int, body: bytes) -> tuple[Answer, None]:
+        line = read_own_line(body)
+        reference = f"line_{_suffix(key, uses)}"
+        write_entry(
+            db,
+            Entry(
+                entry_reference=reference,
+                report_date=line.date,
+                kind=line.kind,
+                idempotency_key=line.idempotency_key,
+                payment_id=None,
+                amount_minor=line.amount_minor,
+                currency=line.currency,
+                subject=line.subject,
+                reason=line.reason,
+                occurred_at=_start_of(date.fromisoformat(line.date)),
+            ),
+        )
+        return Answer.of(201, {"entry_reference": reference}), None
+
 
 def _payment_ids(key: str, kept: _Kept) -> list[str]:
     """Give the payments that a key stands for: none, one, or the two of one that was carried out twice."""
@@ -231,7 +255,7 @@ def _entry(reference: str, payment_id: str, key: str, payment: Payment, line: Pl
         idempotency_key=key,
         payment_id=payment_id,
         amount_minor=line.cash_minor(payment.direction, payment.amount_minor),
-        currency=payment.currency,
+        currency=line.currency or payment.currency,
         subject=None,
         reason=line.reason,
         occurred_at=_start_of(day),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
@@ -67,16 +67,21 @@ def write_entry(db: sqlite3.Connection, entry: Entry, copies: int = 1) -> None:
     """
     db.execute(_INSERT_ENTRY, (*entry, copies))
     db.execute(
-        "INSERT INTO daily_cash VALUES (?, ?, ?) "
+        "INSERT INTO daily_cash VALUES (?, ?, ?, ?) "
         "ON CONFLICT DO UPDATE SET amount_minor = amount_minor + excluded.amount_minor",
-        (entry.report_date, entry.currency, entry.amount_minor),
+        (entry.report_date, entry.kind, entry.currency, entry.amount_minor),
     )
-    digest = int.from_bytes(hashlib.sha256(orjson.dumps(tuple(entry))).digest()) * copies % 2**256
     db.execute(
         "INSERT INTO daily_digests VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
         "entry_count = entry_count + excluded.entry_count, digest = add_digests(digest, excluded.digest)",
-        (entry.report_date, copies, f"{digest:064x}"),
+        (entry.report_date, copies, digest_of([tuple(entry)] * copies)),
     )
+
+
+def digest_of(entries: Iterable[tuple[object, ...]]) -> str:
+    """Give the digest of entries as listed: the sum, modulo 2**256, of the SHA-256 of each one's values."""
+    hashes = (hashlib.sha256(orjson.dumps(entry)).digest() for entry in entries)
+    return f"{sum(int.from_bytes(each) for each in hashes) % 2**256:064x}"
 
 
 class Clock:
@@ -133,8 +138,9 @@ def report(
 
     Returns:
         Of the whole report, on each page: `date`, `entry_count`, `digest` as listed, and `balances`: per currency with
-        an entry up to the date, `opening_minor` (all entries dated before) and `closing_minor` (and those of the date).
-        Of the page: `entries`, and `next`, null on the last.
+        an entry up to the date, `opening_minor` (all entries dated before) and `closing_minor` (and those of the date);
+        `batches`: `batch_reference`, `currency` and `total_minor` of the lines of each kind and currency, a line listed
+        twice once. Of the page: `entries`, each with its `batch_reference`, and `next`, null on the last.
     """
     text = day.isoformat()
     head, rows = None, []
@@ -147,12 +153,27 @@ def report(
         "date": text,
         "entry_count": count,
         "digest": digest,
-        "entries": [
-            entry for *values, copies in shown for entry in [dict(zip(_COLUMNS, values, strict=True))] * copies
-        ],
+        "entries": [entry for *values, copies in shown for entry in [_told(Entry(*values))] * copies],
+        "batches": _batches(db, text) if day <= today else [],
         "balances": _balances(db, text, min(day, today).isoformat()),
         "next": shown[-1][0] if len(rows) > page_entries else None,
     }
+
+
+def _told(entry: Entry) -> dict[str, object]:
+    return {**entry._asdict(), "batch_reference": _batch(entry.report_date, entry.kind, entry.currency)}
+
+
+def _batch(report_date: str, kind: str, currency: str) -> str:
+    return f"batch_{report_date}_{kind}_{currency}"
+
+
+def _batches(db: sqlite3.Connection, day: str) -> list[dict[str, object]]:
+    rows = db.execute("SELECT kind, currency, amount_minor FROM daily_cash WHERE report_date = ? ORDER BY 1, 2", (day,))
+    return [
+        {"batch_reference": _batch(day, kind, currency), "currency": currency, "total_minor": total_minor}
+        for kind, currency, total_minor in rows
+    ]
 
 
 def _balances(db: sqlite3.Connection, before: str, up_to: str) -> list[dict[str, object]]:
@@ -166,7 +187,8 @@ def _balances(db: sqlite3.Connection, before: str, up_to: str) -> list[dict[str,
 
 _SELECT_PAYMENTS = """
 SELECT p.payment_id, p.idempotency_key, p.reference, p.direction, p.amount_minor, p.currency, p.execute_on,
-    p.accepted_at, count(*) FILTER (WHERE e.kind = 'settled'), coalesce(sum(e.amount_minor), 0),
+    p.accepted_at, count(*) FILTER (WHERE e.kind = 'settled'),
+    coalesce(sum(e.amount_minor) FILTER (WHERE e.currency = p.currency), 0),
     CASE WHEN p.execute_on > :today THEN 'scheduled' ELSE coalesce(
         (SELECT kind FROM entries l WHERE l.payment_id = p.payment_id AND l.report_date <= :today AND l.kind != 'fee'
          ORDER BY l.report_date DESC, l.entry_reference DESC LIMIT 1), 'executing') END
@@ -201,8 +223,8 @@ def statement(db: sqlite3.Connection, today: date) -> dict[str, object]:
 
     Returns:
         `payments`: each that was executed (its date has come), in the order of acceptance, with `times_settled`,
-        `cash_minor` (all that it moved, fees too) and `status` (its last line's kind; `executing` before its first).
-        `scheduled`: those to come. `balances`: per currency, of today.
+        `cash_minor` (all that it moved in its currency, fees too) and `status` (its last line's kind; `executing`
+        before its first). `scheduled`: those to come. `balances`: per currency, of today.
     """
     rows = db.execute(f"{_SELECT_PAYMENTS} GROUP BY p.serial ORDER BY p.serial", {"today": today.isoformat()})
     payments = [dict(zip(_PAYMENT_COLUMNS, row, strict=True)) for row in rows]

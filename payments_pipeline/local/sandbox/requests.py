@@ -10,13 +10,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from payments_pipeline.domain.money import is_currency
-from payments_pipeline.local.sandbox.tokens import Outcome, outcome_of
+from payments_pipeline.local.sandbox.tokens import Kind, Outcome, outcome_of
+
+M = TypeVar("M", bound=BaseModel)
 
 #: No amount is above this.
 LARGEST_MINOR = 10**15
@@ -54,6 +56,30 @@ class Expiry(BaseModel):
         if self.after_s is not None and self.on is not None:
             raise ValueError("a key dies after_s or on a date, not both")
         return self
+
+
+class OwnLine(BaseModel):
+    """A report line of the processor's own: no request brought it about.
+
+    Attributes:
+        kind: what it says.
+        amount_minor: effect on our balance, > 0 in, < 0 out, 0 no cash.
+        currency: ISO 4217.
+        date: of the report that it stands in, YYYY-MM-DD.
+        idempotency_key: that it names, whether or not anybody sent it.
+        subject: what it is about.
+        reason: the processor's reason.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: Kind = Field(strict=False)
+    amount_minor: int = Field(ge=-LARGEST_MINOR, le=LARGEST_MINOR)
+    currency: str
+    date: str
+    idempotency_key: str | None = None
+    subject: str | None = Field(None, min_length=1, max_length=255)
+    reason: str | None = Field(None, min_length=1, max_length=255)
 
 
 class RefusedError(Exception):
@@ -125,6 +151,34 @@ def read_funding(body: bytes) -> Funding:
     _check_money(fields)
     _check_text(fields, "subject")
     return Funding(fields["currency"], fields["amount_minor"], fields["subject"], read_date(fields["date"]))
+
+
+def read_own_line(body: bytes) -> OwnLine:
+    """Read a line of the processor's own.
+
+    Raises:
+        RefusedError: names what is wrong.
+    """
+    line = read_model(OwnLine, body)
+    if not is_currency(line.currency):
+        raise RefusedError("unknown_currency")
+    read_date(line.date)
+    if line.idempotency_key is not None:
+        read_key(line.idempotency_key)
+    return line
+
+
+def read_model(model: type[M], body: bytes) -> M:
+    """Read what a test helper takes.
+
+    Raises:
+        RefusedError: it is anything else; says what is wrong with which field.
+    """
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        words = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
+        raise RefusedError("invalid_request", words) from None
 
 
 def read_fields(body: bytes, fields: Mapping[str, type]) -> dict[str, Any]:

@@ -17,23 +17,20 @@ from datetime import date, timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
 
 from aiohttp import web
-from pydantic import BaseModel, ValidationError
 
-from payments_pipeline.local.sandbox import reports
+from payments_pipeline.local.sandbox import misreports, reports
 from payments_pipeline.local.sandbox.answers import LARGEST_BODY, Answer
 from payments_pipeline.local.sandbox.database import Database
-from payments_pipeline.local.sandbox.faults import Fault, Faults, Route
+from payments_pipeline.local.sandbox.faults import OF_REPORTS, Fault, Faults, Route
 from payments_pipeline.local.sandbox.payments import Desk
-from payments_pipeline.local.sandbox.requests import Expiry, RefusedError, read_date, read_fields, read_key
+from payments_pipeline.local.sandbox.requests import Expiry, RefusedError, read_date, read_fields, read_key, read_model
 from payments_pipeline.local.sandbox.traffic import Traffic
 
 log = logging.getLogger(__name__)
 #: Requests that share one durable commit, at most.
 TOGETHER = 512
-M = TypeVar("M", bound=BaseModel)
 Work = Callable[[sqlite3.Connection], Answer]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _CODE_OF_STATUS = {404: "unknown_route", 405: "method_not_allowed", 413: "body_too_large"}
@@ -84,6 +81,7 @@ class Server:
                 web.get("/v1/reports/{date}", self._report),
                 web.get("/v1/books", self._books),
                 web.post("/v1/test_helpers/fundings", self._fund),
+                web.post("/v1/test_helpers/entries", self._write_line),
                 web.get("/v1/test_helpers/faults", self._list_faults),
                 web.post("/v1/test_helpers/faults", self._add_fault),
                 web.delete("/v1/test_helpers/faults", self._clear_faults),
@@ -258,6 +256,10 @@ class Server:
         key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
         return _response(await self._commit(lambda db: self._desk.fund(db, key, body)))
 
+    async def _write_line(self, request: web.Request) -> web.Response:
+        key, body = read_key(request.headers.get("Idempotency-Key")), await request.read()
+        return _response(await self._commit(lambda db: self._desk.write_line(db, key, body)))
+
     async def _look_up(self, request: web.Request) -> web.StreamResponse:
         key = read_key(request.query.get("idempotency_key"))
 
@@ -286,7 +288,9 @@ class Server:
             lambda: self._read(
                 lambda db: Answer.of(
                     200,
-                    reports.list_reports(db, max(first, after), last, self._desk.clock.today(db), self._page_entries),
+                    misreports.list_reports(
+                        db, max(first, after), last, self._desk.clock.today(db), self._page_entries
+                    ),
                 )
             ),
         )
@@ -295,7 +299,7 @@ class Server:
         day, after = read_date(request.match_info["date"]), request.query.get("after", "")
 
         def page(db: sqlite3.Connection) -> Answer:
-            return Answer.of(200, reports.report(db, day, self._desk.clock.today(db), after, self._page_entries))
+            return Answer.of(200, misreports.report(db, day, self._desk.clock.today(db), after, self._page_entries))
 
         return await self._answer(request, Route.REPORTS, lambda: self._read(page))
 
@@ -305,20 +309,28 @@ class Server:
     # Test helpers
 
     async def _list_faults(self, _request: web.Request) -> web.Response:
-        return _response(Answer.of(200, {"faults": self._faults.waiting()}))
+        waiting = self._faults.waiting()
+        return _response(await self._read(lambda db: Answer.of(200, {"faults": waiting + misreports.kept(db)})))
 
     async def _add_fault(self, request: web.Request) -> web.Response:
-        self._faults.add(_read_model(Fault, await request.read()))
-        return await self._list_faults(request)
+        fault = read_model(Fault, await request.read())
+        if fault.kind not in OF_REPORTS:
+            self._faults.add(fault)
+            return await self._list_faults(request)
+        if fault.date is not None:
+            read_date(fault.date)
+        kept = await self._commit(lambda db: misreports.keep(db, fault))
+        return await self._list_faults(request) if kept.status == 200 else _response(kept)
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
         self._faults.clear()
         self._cleared.set()
         self._cleared = asyncio.Event()
+        await self._commit(misreports.clear)
         return await self._list_faults(request)
 
     async def _expire_key(self, request: web.Request) -> web.Response:
-        expiry = _read_model(Expiry, await request.read())
+        expiry = read_model(Expiry, await request.read())
         key = read_key(expiry.idempotency_key)
         day = read_date(expiry.on) if expiry.on is not None else None
         return _response(await self._commit(lambda db: self._desk.expire(db, key, expiry.after_s or 0, day)))
@@ -343,19 +355,6 @@ class Server:
             return Answer.of(200, {"today": self._desk.clock.today(db).isoformat()})
 
         return _response(await self._commit(set_today))
-
-
-def _read_model(model: type[M], body: bytes) -> M:
-    """Read what a test helper takes.
-
-    Raises:
-        RefusedError: it is anything else; says what is wrong with which field.
-    """
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        words = "; ".join(f"{'.'.join(map(str, fault['loc']))} {fault['msg']}".strip() for fault in error.errors())
-        raise RefusedError("invalid_request", words) from None
 
 
 def _route_of(request: web.Request) -> str:

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
+from payments_pipeline.domain.money import is_currency
+
 
 class Kind(StrEnum):
     """What a report line says."""
@@ -29,6 +31,8 @@ class PlannedLine:
         kind: settled, failed, returned or fee.
         after_days: days after the payment's execution date.
         short_minor: settled: how much less than the payment's amount moves; at least 1 moves.
+        over_minor: settled: how much more moves.
+        currency: what moves, where it is not the payment's.
         fee_minor: fee: what it costs.
         copies: how often the line stands in the report, word for word; its cash moves once.
         reason: the processor's reason.
@@ -37,6 +41,8 @@ class PlannedLine:
     kind: Kind
     after_days: int = 0
     short_minor: int = 0
+    over_minor: int = 0
+    currency: str | None = None
     fee_minor: int = 0
     copies: int = 1
     reason: str | None = None
@@ -47,7 +53,7 @@ class PlannedLine:
             return -self.fee_minor
         if self.kind is Kind.FAILED:
             return 0
-        moved = max(amount_minor - self.short_minor, 1)
+        moved = max(amount_minor - self.short_minor, 1) + self.over_minor
         outwards = (direction == "credit") == (self.kind is Kind.SETTLED)
         return -moved if outwards else moved
 
@@ -72,6 +78,8 @@ WORDS = {
     "tok_test_fail": "accepted; reported failed on its execution date, no cash moves",
     "tok_test_return_<n>d": "settles; returned n days later, the cash comes back",
     "tok_test_short_<minor>": "settles with that much less cash, at least 1",
+    "tok_test_over_<minor>": "settles with that much more cash, in one line",
+    "tok_test_in_<currency>": "settles in that currency instead, as many minor units of it",
     "tok_test_twice": "settles; the report lists the line twice under one entry reference, the cash moves once",
     "tok_test_double": "settles twice under two entry references: really paid twice",
     "tok_test_fee_<minor>": "settles; a fee of that amount is charged as a line of its own",
@@ -83,7 +91,8 @@ WORDS = {
 _TOKEN = re.compile(r"tok_[A-Za-z0-9_-]{1,200}")
 _TEST = re.compile(
     r"tok_test_(?:(?P<plain>decline|fail|twice|double)|return_(?P<days>[0-9]{1,3})d|short_(?P<short>[0-9]{1,15})"
-    r"|fee_(?P<fee>0*[1-9][0-9]{0,14})|lines_(?P<steps>(?:[sfr][0-9]{1,3}){1,9}))(?:_[A-Za-z0-9_-]*)?"
+    r"|over_(?P<over>[0-9]{1,15})|in_(?P<currency>[A-Z]{3})|fee_(?P<fee>0*[1-9][0-9]{0,14})"
+    r"|lines_(?P<steps>(?:[sfr][0-9]{1,3}){1,9}))(?:_[A-Za-z0-9_-]*)?"
 )
 _STEP = re.compile(r"([sfr])([0-9]+)")
 _KINDS = {"s": Kind.SETTLED, "f": Kind.FAILED, "r": Kind.RETURNED}
@@ -113,6 +122,10 @@ def outcome_of(token: str) -> Outcome | None:
         return Outcome((_line(Kind.SETTLED), _line(Kind.RETURNED, int(test["days"]))))
     if test["short"]:
         return Outcome((PlannedLine(Kind.SETTLED, short_minor=int(test["short"])),))
+    if test["over"]:
+        return Outcome((PlannedLine(Kind.SETTLED, over_minor=int(test["over"])),))
+    if currency := test["currency"]:
+        return Outcome((PlannedLine(Kind.SETTLED, currency=currency),)) if is_currency(currency) else None
     if test["fee"]:
         return Outcome((_line(Kind.SETTLED), PlannedLine(Kind.FEE, fee_minor=int(test["fee"]))))
     return Outcome(tuple(_line(_KINDS[letter], int(days)) for letter, days in _STEP.findall(test["steps"])))
