@@ -1,5 +1,9 @@
+import pandas as pd
 import pytest
-from input_samples import PARTIES, matches_file, participants_file, reasons, reference, taken_in
+from input_samples import DAY, PARTIES, REFEREE, matches_file, participants_file, reasons, reference, taken_in
+
+from payments_pipeline.domain.participant_shares import compute_shares
+from payments_pipeline.domain.parties import PartyStatus
 
 HEADER, *ROWS = PARTIES.splitlines()
 
@@ -47,6 +51,27 @@ def test_a_repeated_party_makes_all_its_rows_bad():
     assert words == "party_id player:1 has a bad row: parties.csv line 5 repeats its party_id. Keep one of the rows."
 
 
+@pytest.mark.rule("posting/parties")
+@pytest.mark.parametrize("status", PartyStatus)
+@pytest.mark.parametrize("tokens", [",", "other,other"])
+def test_status_and_tokens_change_no_share_and_no_row_that_is_taken_in(status, tokens):
+    """A party's status and tokens never change shares."""
+
+    def taken_and_shared(parties: str) -> list[pd.DataFrame]:
+        data = reference(parties=parties)
+        taken = taken_in(matches_file({}), participants_file({}, {"party_id": "player:2"}, REFEREE), data=data)
+        matches, people = taken.match_results, taken.match_participants
+        shares = compute_shares(matches, people, data.schedule_lines, data.competitions_on(DAY))
+        return [shares, matches, people, taken.rejected_records]
+
+    rows = [",".join([*row.split(",")[:4], status, tokens]) for row in ROWS]
+    before, after = taken_and_shared(PARTIES), taken_and_shared("\n".join([HEADER, *rows]) + "\n")
+    assert len(before[0]) == 7
+    for one, other in zip(before, after, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+
+
+@pytest.mark.rule("posting/parties")
 def test_the_hash_is_over_id_and_type_alone():
     def input_hash(parties: str) -> str:
         return reference(parties=parties).input_hashes["parties"]

@@ -28,6 +28,7 @@ from payments_pipeline.domain.errors import (
     PayoutRejectedError,
     ProcessorUnavailableError,
 )
+from payments_pipeline.domain.payout_submissions import execution_day
 from payments_pipeline.processors.base import (
     Acknowledgement,
     Capabilities,
@@ -74,6 +75,23 @@ def test_the_key_is_the_instructions_own(zone):
     processor = FakeProcessor()
     zone.dispatch(PARTIES, processor)
     assert set(keys(processor)) == {zone.instruction("a"), zone.instruction("d")}
+
+
+@pytest.mark.rule("dispatch/execution-day")
+def test_an_instruction_asks_for_the_day_after_the_later_of_its_sweep_and_of_the_dispatching_day(zone):
+    """In either order; no dispatch sends what a later day swept: of that one there is the rule alone."""
+    zone.owe(LATER[1], b=500)
+    zone.sweep(PARTIES, LATER[1])
+    processor = FakeProcessor()
+    zone.dispatch(PARTIES, processor, LATER[1])
+    asked = "SELECT i.party_id, i.sweep_day, a.execute_on FROM payout_attempts a JOIN payout_instructions i"
+    assert sorted(zone.rows(f"{asked} USING (instruction_id)")) == [
+        ("a", DAY, LATER[2]),
+        ("b", LATER[1], LATER[2]),
+        ("d", DAY, LATER[2]),
+    ]
+    assert all(f"execute_on={LATER[2]!r}".encode() in body for _, body in processor.requests)
+    assert execution_day(LATER[1], DAY) == execution_day(DAY, LATER[1]) == LATER[2]
 
 
 @pytest.mark.rule("dispatch/committed-before")

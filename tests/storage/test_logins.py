@@ -1,12 +1,20 @@
-"""Who may do what is a database login: each logs in, and tries everything on every table, and what reaches beyond."""
+"""Who may do what is a database login: each logs in, and tries everything on every table, and what reaches beyond.
+
+The runtime and the approver are refused for want of a right. The migrator owns the schema, and triggers refuse it what
+they refuse everybody. Dagster's login is let into another database alone on the embedded server (`test_postgres`); here
+it is let in, and may still do nothing.
+"""
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg import sql
+
+from payments_pipeline.local import postgres
 
 #: What each login inserts; everything else it may only read.
 INSERTS = {
@@ -36,10 +44,21 @@ INSERTS = {
         "sweeps",
     },
     "approver": {"claim_releases", "instruction_events", "proposal_decisions"},
+    "dagster": set[str](),
 }
-#: Replaced with each run of its day.
-REPLACED = {"runtime": {"reconciliation"}, "approver": set[str]()}
-LOGINS = ["runtime", "approver"]
+#: All but what triggers alone write: the audit trail and the projections; and the lifecycle, which nothing does.
+INSERTS["migrator"] = INSERTS["runtime"] | INSERTS["approver"]
+LOGINS = ["runtime", "approver", "migrator", "dagster"]
+NO_RIGHT, BY_TRIGGER = "42501", "23001"
+REFUSED = dict.fromkeys(LOGINS, NO_RIGHT) | {"migrator": BY_TRIGGER}
+#: Replaced with each run of its day, and so no record. Who may remove its rows may lock it too.
+REPLACED = "reconciliation"
+CHANGES = {
+    "runtime": {"DELETE", "LOCK"},
+    "approver": set[str](),
+    "migrator": {"UPDATE", "DELETE", "TRUNCATE", "LOCK"},
+    "dagster": set[str](),
+}
 
 #: What would get round the rules, or out of the database.
 BEYOND = {
@@ -47,7 +66,8 @@ BEYOND = {
     "becomes the superuser": "SET ROLE postgres",
     "is somebody else from now on": "SET SESSION AUTHORIZATION postgres",
     "runs without triggers": "SET session_replication_role = replica",
-    "switches a trigger off": "ALTER TABLE payments.ledger_entries DISABLE TRIGGER ALL",
+    "switches the rules off": "ALTER TABLE payments.ledger_entries DISABLE TRIGGER USER",
+    "switches references off": "ALTER TABLE payments.ledger_entries DISABLE TRIGGER ALL",
     "drops a constraint": "ALTER TABLE payments.ledger_entries DROP CONSTRAINT ledger_entries_pkey CASCADE",
     "drops a table": "DROP TABLE payments.alerts CASCADE",
     "makes a table": "CREATE TABLE payments.mine (x int)",
@@ -67,17 +87,37 @@ BEYOND = {
     "ends another's session": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres' "
     "AND datname = current_database() AND pid <> pg_backend_pid()",
 }
+#: What owning the schema and the database is: each migration does some of it.
+OWNING = {
+    "becomes the migrator",
+    "switches the rules off",
+    "drops a constraint",
+    "drops a table",
+    "makes a table",
+    "makes a table in public",
+    "makes a schema",
+    "replaces a rule",
+    "drops a rule",
+    "writes the clock's hand",
+}
+ALLOWED = {"runtime": set[str](), "approver": set[str](), "migrator": OWNING, "dagster": set[str]()}
 
 
-@pytest.fixture
-def logins(database: Any) -> Iterator[dict[str, psycopg.Connection]]:
-    with (
-        psycopg.connect(database.url, autocommit=True) as runtime,
-        psycopg.connect(database.approver_url, autocommit=True) as approver,
-        # Somebody whose session could be ended.
-        psycopg.connect(database.superuser_url, autocommit=True),
-    ):
-        yield {"runtime": runtime, "approver": approver}
+@pytest.fixture(scope="module")
+def logins(postgres_server: Any, migrated_template: str) -> Iterator[dict[str, psycopg.Connection]]:
+    """One database for all: whatever is tried is undone. The superuser is somebody whose session could be ended."""
+    by_name = {
+        "runtime": postgres.RUNTIME,
+        "approver": postgres.APPROVER,
+        "migrator": postgres.MIGRATOR,
+        "dagster": postgres.DAGSTER,
+        "superuser": postgres.SUPERUSER,
+    }
+    with postgres_server.new_database(postgres.MIGRATOR, template=migrated_template) as name, ExitStack() as stack:
+        yield {
+            login: stack.enter_context(psycopg.connect(postgres_server.url(of_server, name), autocommit=True))
+            for login, of_server in by_name.items()
+        }
 
 
 def columns_by_table(connection: psycopg.Connection) -> dict[str, list[str]]:
@@ -89,11 +129,11 @@ def columns_by_table(connection: psycopg.Connection) -> dict[str, list[str]]:
     return {table: [row[1] for row in of_table] for table, of_table in itertools.groupby(rows, lambda row: row[0])}
 
 
-def refusal(connection: psycopg.Connection, statement: sql.Composable | str) -> str | None:
+def refusal(connection: psycopg.Connection, statement: sql.Composed | str) -> str | None:
     """Try a statement, undo it, and give the SQLSTATE that it was refused with."""
     try:
         with connection.transaction(force_rollback=True):
-            connection.execute(statement if isinstance(statement, sql.Composable) else sql.SQL(statement))
+            connection.execute(statement if isinstance(statement, sql.Composed) else sql.SQL(statement))
     except psycopg.Error as error:
         return error.sqlstate
     return None
@@ -109,7 +149,7 @@ def test_a_login_inserts_where_it_has_to_and_nowhere_else(login: str, logins: di
         for column in columns
         if refusal(
             connection,
-            # No row: what is asked is the right alone.
+            # No row: what is asked is the right, and the triggers that refuse any statement.
             sql.SQL("INSERT INTO payments.{} ({}) SELECT NULL WHERE false").format(
                 sql.Identifier(table), sql.Identifier(column)
             ),
@@ -119,11 +159,14 @@ def test_a_login_inserts_where_it_has_to_and_nowhere_else(login: str, logins: di
     assert may == INSERTS[login]
 
 
+@pytest.mark.rule("people/roles")
 @pytest.mark.parametrize("login", LOGINS)
-def test_a_login_reads_every_table(login: str, logins: dict[str, psycopg.Connection]) -> None:
+def test_every_login_but_dagsters_reads_every_table(login: str, logins: dict[str, psycopg.Connection]) -> None:
     connection = logins[login]
+    expected = NO_RIGHT if login == "dagster" else None
     for table in columns_by_table(connection):
-        assert refusal(connection, sql.SQL("SELECT * FROM payments.{}").format(sql.Identifier(table))) is None, table
+        read = sql.SQL("SELECT * FROM payments.{}").format(sql.Identifier(table))
+        assert refusal(connection, read) == expected, table
 
 
 @pytest.mark.rule("people/roles")
@@ -134,26 +177,45 @@ def test_a_login_changes_and_removes_nothing_but_what_is_replaced(
     connection = logins[login]
     for table, columns in columns_by_table(connection).items():
         name = sql.Identifier(table)
+        changes = CHANGES[login] if table == REPLACED else set()
         for column in columns:
             update = sql.SQL("UPDATE payments.{} SET {} = {}").format(
                 name, sql.Identifier(column), sql.Identifier(column)
             )
-            assert refusal(connection, update) == "42501", f"{table}.{column} can be updated"
-        deletes = refusal(connection, sql.SQL("DELETE FROM payments.{}").format(name))
-        assert deletes == (None if table in REPLACED[login] else "42501"), table
-        for statement in ("TRUNCATE payments.{}", "LOCK TABLE payments.{} IN ACCESS EXCLUSIVE MODE"):
+            tried = refusal(connection, update)
+            assert tried == (None if "UPDATE" in changes else REFUSED[login]), f"UPDATE {table}.{column}"
+        for act, statement in {
+            "DELETE": "DELETE FROM payments.{}",
+            "TRUNCATE": "TRUNCATE payments.{} CASCADE",
+            "LOCK": "LOCK TABLE payments.{} IN ACCESS EXCLUSIVE MODE",
+        }.items():
             tried = refusal(connection, sql.SQL(statement).format(name))
-            assert tried == "42501" or (table in REPLACED[login] and "LOCK" in statement), f"{statement} {table}"
+            owns = login == "migrator" and act == "LOCK"  # as a migration does
+            assert tried == (None if act in changes or owns else REFUSED[login]), f"{act} {table}"
 
 
 @pytest.mark.parametrize("login", LOGINS)
 @pytest.mark.parametrize("beyond", BEYOND)
 def test_a_login_gets_round_nothing(login: str, beyond: str, logins: dict[str, psycopg.Connection]) -> None:
-    assert refusal(logins[login], BEYOND[beyond]) in {"42501", "42939"}, f"{login} {beyond}"
+    allowed = {None} if beyond in ALLOWED[login] else {NO_RIGHT, "42939"}
+    assert refusal(logins[login], BEYOND[beyond]) in allowed, f"{login} {beyond}"
 
 
 @pytest.mark.rule("people/roles")
-@pytest.mark.parametrize("login", LOGINS)
+def test_the_schema_and_all_that_is_in_it_is_the_migrators(logins: dict[str, psycopg.Connection]) -> None:
+    owners = logins["superuser"].execute(
+        """SELECT DISTINCT owner::regrole::text FROM (
+               SELECT relowner AS owner FROM pg_class WHERE relnamespace = 'payments'::regnamespace
+               UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = 'payments'::regnamespace
+               UNION ALL SELECT typowner FROM pg_type WHERE typnamespace = 'payments'::regnamespace
+               UNION ALL SELECT nspowner FROM pg_namespace WHERE nspname = 'payments'
+               UNION ALL SELECT datdba FROM pg_database WHERE datname = current_database()) owned"""
+    )
+    assert owners.fetchall() == [(postgres.MIGRATOR.name,)]
+
+
+@pytest.mark.rule("people/roles")
+@pytest.mark.parametrize("login", [login for login in LOGINS if login != "migrator"])
 def test_a_login_calls_no_function_that_writes(login: str, logins: dict[str, psycopg.Connection]) -> None:
     rows = (
         logins[login]
@@ -174,12 +236,12 @@ def test_what_is_tried_would_be_allowed_to_somebody(database: Any) -> None:
     assert {beyond: state for beyond, state in tried.items() if state} == {}
 
 
-@pytest.mark.parametrize("login", LOGINS)
-def test_a_login_gives_nobody_a_right(login: str, logins: dict[str, psycopg.Connection], database: Any) -> None:
+@pytest.mark.parametrize("login", [login for login in LOGINS if login != "migrator"])
+def test_a_login_gives_nobody_a_right(login: str, logins: dict[str, psycopg.Connection]) -> None:
     rights = (
         "SELECT array_agg(relacl::text ORDER BY relname) FROM pg_class WHERE relnamespace = 'payments'::regnamespace"
     )
     before = logins[login].execute(rights).fetchone()
-    logins[login].execute("GRANT ALL ON ALL TABLES IN SCHEMA payments TO PUBLIC")  # answered with a warning
-    with psycopg.connect(database.superuser_url) as superuser:
-        assert superuser.execute(rights).fetchone() == before
+    with suppress(psycopg.errors.InsufficientPrivilege):  # or answered with a warning
+        logins[login].execute("GRANT ALL ON ALL TABLES IN SCHEMA payments TO PUBLIC")
+    assert logins["superuser"].execute(rights).fetchone() == before

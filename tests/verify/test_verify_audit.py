@@ -1,16 +1,62 @@
 """A hash chain per day over the audit trail; `verify` finds any changed, missing or inserted row, and names it."""
 
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
 import psycopg
 import pytest
 from verify_results import broken
 from verify_world import World
 
 from payments_pipeline.local import postgres
+from payments_pipeline.settings import Settings
+from payments_pipeline.storage.postgres import close_connections
 from payments_pipeline.verify.rules_audit import AUDITED, RULES
 
 CHAIN, ROWS, COLUMNS = RULES
-INSERTED = """INSERT INTO alerts (alert_id, kind, title, body)
+#: What is told of a row.
+CHANGED, GONE, INSERTED = "is not as entry", "is gone", "is in no entry of the audit trail"
+AN_ALERT = """INSERT INTO alerts (alert_id, kind, title, body)
               VALUES ('00000000-0000-0000-0000-00000000000a', 'k', 'nothing to see', 'here')"""
+
+
+@pytest.fixture(scope="session")
+def fuller_world(
+    postgres_server: Any, built_world: tuple[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[World]:
+    """One for all its tests: what they change they undo."""
+    template, folder = built_world
+    files = shutil.copytree(folder, tmp_path_factory.mktemp("fuller"), dirs_exist_ok=True)
+    with postgres_server.new_database(postgres.MIGRATOR, template=template) as name:
+        logins = (postgres.RUNTIME, postgres.SUPERUSER, postgres.APPROVER)
+        url, superuser_url, approver_url = (postgres_server.url(login, name) for login in logins)
+        settings = Settings(home=files, reference_url=str(files / "reference"), storage_url=str(files / "storage"))
+        world = World(url, settings, superuser_url, approver_url)
+        world.build_on()
+        close_connections()
+        yield world
+
+
+@pytest.fixture
+def unchecked(fuller_world: World, table: str) -> Iterator[psycopg.Connection]:
+    """A superuser for whom the table has no triggers, keys and checks, in a transaction that is undone."""
+    with psycopg.connect(fuller_world.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        constraints = "SELECT conname FROM pg_constraint WHERE contype IN ('c', 'f', 'p') AND conrelid = %s::regclass"
+        for (name,) in connection.execute(constraints, (table,)).fetchall():
+            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name} CASCADE".encode())
+        yield connection
+        connection.rollback()
+
+
+def told(connection: psycopg.Connection, table: str) -> Counter[str]:
+    """How many rows of the table are told of, by what is told; nothing else is."""
+    words = RULES[ROWS](connection).breaches
+    assert all(each.startswith(f"{table} ") for each in words), words
+    return Counter(next(kind for kind in (CHANGED, GONE, INSERTED) if f" {kind}" in each) for each in words)
 
 
 def test_a_changed_row_is_named_with_who_wrote_it_and_when(world: World) -> None:
@@ -28,7 +74,7 @@ def test_a_missing_row_is_named(world: World) -> None:
 
 
 def test_an_inserted_row_is_named(world: World) -> None:
-    world.tamper(INSERTED)
+    world.tamper(AN_ALERT)
     key = "00000000-0000-0000-0000-00000000000a"
     words = f"alerts {key} is in no entry of the audit trail: it was inserted behind the triggers"
     assert broken(world) == {ROWS: (words,)}
@@ -59,42 +105,31 @@ def test_what_is_taken_out_and_inserted_again_by_way_of_the_triggers_is_told(wor
     assert words.startswith("posting_breaks (2024-08-17,1,m9) was recorded by entries ")
 
 
-#: What the world has none of.
-NONE_OF = {"posting_breaks", "alerts", "alert_deliveries", "proposals", "proposal_decisions"}
+def test_a_world_with_a_row_of_everything_keeps_every_rule(fuller_world: World) -> None:
+    assert broken(fuller_world) == {}
 
 
 @pytest.mark.rule("always/chain")
 @pytest.mark.parametrize("table", AUDITED)
-def test_a_change_of_any_column_of_any_row_is_found(world: World, table: str) -> None:
+def test_a_change_of_any_column_of_any_row_is_found(unchecked: psycopg.Connection, table: str) -> None:
+    """A row whose key is changed is one missing and one inserted."""
     key, columns = (names.split(", ") for names in AUDITED[table])
-    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
-        connection.execute("SET session_replication_role = replica")
-        for (name,) in connection.execute(
-            "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = %s::regclass", (table,)
-        ).fetchall():
-            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
-        for column in [name for name in columns if name not in key]:
-            with connection.transaction(force_rollback=True):
-                [(rows, values)] = connection.execute(f"SELECT count(*), count({column}) FROM {table}".encode())
-                assert bool(rows) != (table in NONE_OF)
-                connection.execute(f"ALTER TABLE {table} ALTER {column} DROP NOT NULL".encode())
-                connection.execute(f"UPDATE {table} SET {column} = NULL".encode())
-                found = RULES[ROWS](connection).breaches
-                assert len(found) == values, column
-                assert all(words.startswith(f"{table} ") and " is not as entry " in words for words in found)
+    for column in columns:
+        with unchecked.transaction(force_rollback=True):
+            [(rows, values)] = unchecked.execute(f"SELECT count(*), count({column}) FROM {table}".encode()).fetchall()
+            assert values, f"no row has a {column} that could be changed"
+            unchecked.execute(f"ALTER TABLE {table} ALTER {column} DROP NOT NULL".encode())
+            unchecked.execute(f"UPDATE {table} SET {column} = NULL".encode())
+            found = told(unchecked, table)
+            assert found == ({GONE: rows, INSERTED: rows} if column in key else {CHANGED: values}), column
 
 
 @pytest.mark.rule("always/chain")
 @pytest.mark.parametrize("table", AUDITED)
-def test_every_missing_row_of_any_table_is_found(world: World, table: str) -> None:
-    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
-        connection.execute("SET session_replication_role = replica")
-        with connection.transaction(force_rollback=True):
-            rows = connection.execute(f"DELETE FROM {table}".encode()).rowcount
-            assert bool(rows) != (table in NONE_OF)
-            found = RULES[ROWS](connection).breaches
-            assert len(found) == rows
-            assert all(words.startswith(f"{table} ") and " is gone, and entry " in words for words in found)
+def test_every_missing_row_of_any_table_is_found(unchecked: psycopg.Connection, table: str) -> None:
+    rows = unchecked.execute(f"DELETE FROM {table}".encode()).rowcount
+    assert rows
+    assert told(unchecked, table) == {GONE: rows}
 
 
 #: A value of each type that a column has.
@@ -115,24 +150,17 @@ VALUES = {
 }
 
 
+@pytest.mark.rule("always/chain")
 @pytest.mark.parametrize("table", AUDITED)
-def test_an_inserted_row_of_any_table_is_found(world: World, table: str) -> None:
-    with psycopg.connect(world.superuser_url, options="-c search_path=payments") as connection:
-        connection.execute("SET session_replication_role = replica")
-        checks = "SELECT conname FROM pg_constraint WHERE contype = 'c' AND conrelid = %s::regclass"
-        for (name,) in connection.execute(checks, (table,)).fetchall():
-            connection.execute(f"ALTER TABLE {table} DROP CONSTRAINT {name}".encode())
-        columns = connection.execute(
-            "SELECT column_name, data_type FROM information_schema.columns "
-            "WHERE table_schema = 'payments' AND table_name = %s AND is_identity = 'NO'",
-            (table,),
-        ).fetchall()
-        names, values = ", ".join(name for name, _ in columns), ", ".join(VALUES[kind] for _, kind in columns)
-        connection.execute(f"INSERT INTO {table} ({names}) VALUES ({values})".encode())
-        [words] = RULES[ROWS](connection).breaches
-        assert words.startswith(f"{table} ")
-        assert words.endswith(" is in no entry of the audit trail: it was inserted behind the triggers")
-        connection.rollback()
+def test_an_inserted_row_of_any_table_is_found(unchecked: psycopg.Connection, table: str) -> None:
+    columns = unchecked.execute(
+        "SELECT column_name, data_type FROM information_schema.columns "
+        "WHERE table_schema = 'payments' AND table_name = %s AND is_identity = 'NO'",
+        (table,),
+    ).fetchall()
+    names, values = ", ".join(name for name, _ in columns), ", ".join(VALUES[kind] for _, kind in columns)
+    unchecked.execute(f"INSERT INTO {table} ({names}) VALUES ({values})".encode())
+    assert told(unchecked, table) == {INSERTED: 1}
 
 
 #: Tables that are no record: the trail itself, and what triggers or a run of its day make of the others.

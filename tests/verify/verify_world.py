@@ -2,7 +2,8 @@
 
 Two match days. On the first: a correction before sending, then payouts that are settled, overpaid, paid short, failed,
 returned, refused, and one whose answer was lost. On the second: what is free again is swept once more and waits. On the
-third, half of a match fee is refunded in two parts.
+third, half of a match fee is refunded in two parts. `build_on` adds what is rare, so that no table and no column of the
+audit trail is empty.
 """
 
 from __future__ import annotations
@@ -19,11 +20,14 @@ import pandas as pd
 import psycopg
 
 from payments_pipeline.domain import schemas
+from payments_pipeline.domain.alerts import Alert, AlertKind, alert_id
 from payments_pipeline.domain.errors import PayoutOutcomeUnknownError, PayoutRejectedError
+from payments_pipeline.domain.proposals import Match, WriteOff
 from payments_pipeline.domain.schemas import TableSchema
 from payments_pipeline.processors.base import Acknowledgement, Capabilities, LookUp, LookUpStatus, PayoutRequest
 from payments_pipeline.processors.dispatch import Dispatch
 from payments_pipeline.settings import Settings, load_policy
+from payments_pipeline.storage import alerts, approvals
 from payments_pipeline.storage.certificates import write_certificates
 from payments_pipeline.storage.ledger_entries import DayInput, post_day
 from payments_pipeline.storage.objects import open_store
@@ -36,19 +40,19 @@ from payments_pipeline.storage.settlement_records import take_report_in
 from payments_pipeline.storage.table_declarations import Table
 from payments_pipeline.storage.tables import WriteMode, write_rows
 
-FIRST, SECOND = date(2024, 8, 17), date(2024, 8, 18)
+FIRST, SECOND, THIRD, FOURTH = (date(2024, 8, day) for day in (17, 18, 19, 20))
 RUN = RunInfo("run", "0.1.0", "scheduler")
 NOBODY = pd.DataFrame({"dataset": [], "outcome": [], "match_id": [], "reason": []}, dtype=object)
 COMPETITIONS = (
     "competition_id,name,organiser_id,federation_id,platform_id,currency,payout_policy\nC,Cup,org,fed,,GBP,\n"
 )
-PARTIES = """party_id,party_type,name,country,status,payout_token,collection_token
-A,club,A,GB,active,tok_A,
-B,club,B,GB,active,tok_B,
-fed,federation,Fed,GB,active,tok_fed,
-org,organiser,Org,GB,active,tok_org,
-p1,player,One,GB,active,tok_p1,col_p1
-ref,referee,Ref,GB,active,tok_ref,
+PARTIES = """party_id,party_type,name,country,status,payout_token,collection_token,token_changed_by
+A,club,A,GB,active,tok_A,,
+B,club,B,GB,active,tok_B,,joe
+fed,federation,Fed,GB,active,tok_fed,,
+org,organiser,Org,GB,active,tok_org,,
+p1,player,One,GB,active,tok_p1,col_p1,
+ref,referee,Ref,GB,active,tok_ref,,
 """
 SCHEDULES = """competition_id,version,effective_from,effective_to,line_no,pot,recipient,method,value,cap_minor,statuses
 C,v1,2024-01-01,,1,revenue,each_referee,fixed,1000,,
@@ -88,10 +92,16 @@ REJECTED = {
 }
 
 
+FOUND = LookUp(LookUpStatus.ACCEPTED, processor_reference="pay_found")
+#: An answer about another request than ours: it stays unknown.
+OF_ANOTHER = LookUp(LookUpStatus.REJECTED, code="account_closed", request_sha256="0" * 64)
+
+
 @dataclass
 class Answers:
     """A processor that does as it is told, by token."""
 
+    found: LookUp
     name: str = "sandbox"
     capabilities: Capabilities = field(default_factory=lambda: Capabilities(timedelta(hours=24), 4, 1000, 1.0))
 
@@ -112,7 +122,7 @@ class Answers:
         return Acknowledgement(f"pay_{idempotency_key}")
 
     async def look_up(self, _key: str) -> LookUp:
-        return LookUp(LookUpStatus.ACCEPTED, processor_reference="pay_found")
+        return self.found
 
 
 def share(match_id: str, line_no: int, recipient: str, party_id: str, amount: int, payer: str = "") -> dict[str, Any]:
@@ -187,6 +197,7 @@ class World:
     url: str
     settings: Settings
     superuser_url: str = ""
+    approver_url: str = ""
 
     def build(self) -> None:
         """Write reference data, two posted days, payouts and their reports."""
@@ -216,9 +227,28 @@ class World:
         )
         self.post(SECOND, [match("m2", SECOND, 500)], M2)
         self.sweep(SECOND)
-        self.sweep(date(2024, 8, 19))
+        self.sweep(THIRD)
         self.refund("r1", 100)
         self.refund("r2", 50)
+
+    def build_on(self) -> None:
+        """Add what is rare: cash of nobody, what two people decide, a doubtful answer, a match left alone, an alert."""
+        stray = self.line("e-stray", "other", 900, processor_reference="pay_stray") | {"report_date": THIRD}
+        self.report(THIRD, [stray], closing=12575 + 900, opening=12575)
+        self.decide("accepted", Match("sandbox", "e-stray", "party:B"))
+        self.decide("refused", approvals.write_off(self.url, "A", "GBP", 100))
+        self.decide("accepted", approvals.write_off(self.url, "A", "GBP", 151))  # overpaid 1, and refunds of 150
+        carried = approvals.carry_out_accepted(self.url, THIRD, RUN)
+        assert (len(carried.done), carried.waiting) == (2, {})
+        self.sweep(FOURTH, instruction_limit_minor=800)
+        [held] = approvals.held(self.url)
+        approvals.approve(self.approver_url, held["instruction_id"], held["digest"], "as B asked", FOURTH)
+        self.dispatch(FOURTH)
+        self.dispatch(FOURTH, OF_ANOTHER)
+        self.post(FIRST, [match("m1", FIRST, 20000)], M1, players=True)  # older than the one posted
+        kind = AlertKind.RUN_FAILED
+        alerts.raise_alert(self.url, Alert(alert_id(kind, "run"), kind, FIRST, "a run failed", "look at it", "run"))
+        assert alerts.deliver(self.url, "mail", lambda _alert: None) == 1
 
     def post(
         self, day: date, matches: list[dict[str, Any]], shares: list[dict[str, Any]], *, players: bool = False
@@ -258,13 +288,20 @@ class World:
     def refund(self, refund_id: str, amount: int) -> None:
         asked = {"refund_id": refund_id, "match_id": "m1", "party_id": "p1", "amount_minor": amount}
         requests = pd.DataFrame([asked | {"reason": "rained off", "source": "r.csv"}]).astype({"amount_minor": "Int64"})
-        accept_refunds(self.url, date(2024, 8, 19), requests, "jane", RUN)
+        accept_refunds(self.url, THIRD, requests, "jane", RUN)
 
-    def sweep(self, day: date) -> None:
-        sweep_day_items(self.url, day, self.parties(), "sandbox", load_policy(self.settings), RUN)
+    def decide(self, decision: str, proposal: Match | WriteOff) -> None:
+        proposal_id = approvals.propose(self.url, proposal, "a letter", "jane")
+        approvals.decide(self.approver_url, proposal_id, decision, "seen the letter")
 
-    def dispatch(self, day: date) -> None:
-        Dispatch(self.url, day, Answers(), load_policy(self.settings), ZoneInfo("Europe/London"), RUN)(self.parties())
+    def sweep(self, day: date, **limits: int) -> None:
+        policy = load_policy(self.settings)
+        policy = policy.model_copy(update={"default": policy.default.model_copy(update=limits)})
+        sweep_day_items(self.url, day, self.parties(), "sandbox", policy, RUN)
+
+    def dispatch(self, day: date, found: LookUp = FOUND) -> None:
+        zone = ZoneInfo("Europe/London")
+        Dispatch(self.url, day, Answers(found), load_policy(self.settings), zone, RUN)(self.parties())
 
     def parties(self) -> pd.DataFrame:
         return pd.read_csv(Path(self.settings.reference) / "parties.csv", dtype=object).replace({float("nan"): None})
