@@ -178,10 +178,10 @@ def _run_days(first: date, last: date, *, as_json: bool) -> None:
         runs.check_days(first, last)
         failed: list[str] = []
         console = _console()
-        with progress(console, (last - first).days + 1) as advance:
+        with progress(console, (last - first).days + 1) as (advance, say):
             for day in days(first, last):
                 try:
-                    summary = runs.run(day)
+                    summary = runs.run(day, say)
                 except DayFailedError as error:
                     # One day's bad input never holds up the others.
                     failed.append(str(error))
@@ -282,7 +282,7 @@ def refuse(identity: str, reason: str, as_json: bool) -> None:
     from payments_pipeline.storage import approvals
 
     with _approver() as (approver_url, url, today):
-        if any(row["proposal_id"] == identity for row in approvals.pending(url)):
+        if approvals.is_proposal(url, identity):
             approvals.decide(approver_url, identity, "refused", reason)
             said = {"proposal_id": identity, "decision": "refused"}, f"refused: proposal {identity}"
         else:
@@ -313,11 +313,15 @@ def accept(proposal_id: str | None, competition: str | None, digest: str | None,
     with _approver() as (approver_url, url, today):
         decided = approvals.decide(approver_url, proposal_id, "accepted", reason)
         outcome = approvals.carry_out_accepted(url, today, _by_command())
-    waits = outcome.waiting.get(proposal_id)
+    is_done, waits = proposal_id in outcome.done, outcome.waiting.get(proposal_id)
     if decided["kind"] == "rule_change":
         waits = f"the next run of {decided['content']['match_day']} posts it"
-    words = f"accepted; {waits}" if waits else f"accepted and carried out: {decided['kind']} {proposal_id}"
-    _said(as_json, decided | {"carried_out": waits is None, "waits": waits}, words)
+    elif decided["kind"] == "retry":
+        waits = "the next sweep takes what waited"
+    elif not is_done and waits is None:
+        waits = "there is nothing to carry out: it was carried out before, or what became of it is known meanwhile"
+    words = f"accepted and carried out: {decided['kind']} {proposal_id}" if is_done else f"accepted; {waits}"
+    _said(as_json, decided | {"carried_out": is_done, "waits": waits}, words)
 
 
 def _accept_changes(competition: str, digest: str | None, reason: str, *, as_json: bool) -> None:

@@ -6,6 +6,7 @@ Belongs here: executing the jobs, and what a day's run came to. Does not belong 
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import time
@@ -18,6 +19,7 @@ from typing import Any
 import dagster as dg
 
 from payments_pipeline.dagster_storage import LOST
+from payments_pipeline.defs.assets.payout_submissions import PROGRESS
 from payments_pipeline.defs.jobs import DAILY, TAKE_REPORT_IN
 from payments_pipeline.defs.resources import MAKER_TAG
 from payments_pipeline.domain.errors import ConfigurationError, PaymentsError
@@ -105,6 +107,34 @@ def noticing_interrupts() -> Iterator[Callable[[], bool]]:
             signal.set_wakeup_fd(before)
 
 
+class _Telling(logging.Handler):
+    """Hands on what is logged, in words; that nobody can be told ends no dispatch."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Hand on one record."""
+        try:
+            self.say(record.getMessage())
+        except Exception:  # noqa: BLE001 - such as standard error that nobody reads any more
+            self.handleError(record)
+
+
+@contextmanager
+def _telling(say: Callable[[str], None]) -> Iterator[None]:
+    """Have `say` called with how far a long dispatch in this process has come."""
+    handler = _Telling(say)
+    PROGRESS.addHandler(handler)
+    PROGRESS.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        PROGRESS.setLevel(logging.NOTSET)
+        PROGRESS.removeHandler(handler)
+
+
 @dataclass(frozen=True)
 class DayRuns:
     """Runs days on one instance.
@@ -136,15 +166,20 @@ class DayRuns:
                 "Set PAYMENTS_START_DATE for earlier days. Nothing ran."
             )
 
-    def run(self, day: date) -> DaySummary:
+    def run(self, day: date, say: Callable[[str], None] = lambda _words: None) -> DaySummary:
         """Run a whole day.
+
+        Args:
+            day: the match day.
+            say: told in words, every few seconds, how far a long dispatch has come.
 
         Raises:
             DayFailedError: a step failed or a blocking check stopped the run; what had been committed stands.
             KeyboardInterrupt: Ctrl-C; what had been committed before stands.
         """
         started = time.perf_counter()
-        result = self._execute(DAILY, day)
+        with _telling(lambda words: say(f"{day}: {words}")):
+            result = self._execute(DAILY, day)
         metadata = _metadata(result)
         rejects = metadata["rejected_records"]
         return DaySummary(
@@ -172,14 +207,25 @@ class DayRuns:
         )
 
     def take_grown_reports_in(self, processor: PayoutProcessor, name: str) -> list[date]:
-        """Take in again the reports that have grown since they were taken in; gives their dates."""
+        """Take in again the reports that have grown since they were taken in; gives their dates.
+
+        Raises:
+            DayFailedError: some could not be; the others were.
+        """
         taken = taken_in_digests(self.url, name)
         if not taken:
             return []
         now = asyncio.run(_digests(processor, min(taken), max(taken)))
         grown = sorted(r.report_date for r in now if taken.get(r.report_date, r.digest) != r.digest)
+        failed = []
         for day in grown:
-            self._execute(TAKE_REPORT_IN, day)
+            try:
+                self._execute(TAKE_REPORT_IN, day)
+            except DayFailedError as error:
+                # One date's bad report never holds up the others.
+                failed.append(str(error))
+        if failed:
+            raise DayFailedError("; ".join(failed))
         return grown
 
     def _job(self, name: str) -> dg.JobDefinition:
@@ -255,17 +301,28 @@ def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     return bool(names & {"DagsterExecutionInterruptedError", "KeyboardInterrupt"})
 
 
+_OURS = "payments_pipeline."
+
+
 def _failure_words(day: date, result: dg.ExecuteInProcessResult) -> str:
-    """Say in one message which step failed and why: the innermost error's own words."""
+    """Say in one message which step failed and why: in our own words where we have some, else in the cause's.
+
+    Of a blocking check, what it found.
+    """
+    found = [
+        f"{check.asset_key.to_user_string()}: {check.check_name}: {check.description}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed and check.blocking
+    ]
     failures: Sequence[dg.DagsterEvent] = [event for event in result.all_events if event.is_step_failure]
     words = []
     for event in failures:
         error = event.step_failure_data.error
-        while error is not None and error.cause is not None:
+        while error is not None and error.cause is not None and not error.message.startswith(_OURS):
             error = error.cause
         # Dagster puts the class before the words; of our own errors the words are enough.
         text = "no error was recorded" if error is None else error.message.strip()
-        if error is not None and text.startswith("payments_pipeline."):
+        if text.startswith(_OURS):
             text = text.partition(": ")[2]
         words.append(f"{event.step_key}: {text}")
-    return f"{day} failed at {'; '.join(words) or 'no step: see the run'} (run {result.run_id})"
+    return f"{day} failed at {'; '.join(words + found) or 'no step: see the run'} (run {result.run_id})"

@@ -46,6 +46,16 @@ _INSTRUCTIONS = """
     WHERE (%(party)s::text IS NULL OR i.party_id = %(party)s) AND (%(day)s::date IS NULL OR i.sweep_day = %(day)s)
     GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
 """
+_UNKNOWN = """
+    SELECT i.instruction_id, i.sweep_day, i.party_id, i.currency, i.direction, i.amount_minor, s.since_on, a.not_after,
+           (SELECT l.answer FROM payout_look_ups l WHERE l.instruction_id = s.instruction_id
+            ORDER BY l.look_up_no DESC LIMIT 1) AS last_answer
+    FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
+    JOIN payout_attempts a ON a.instruction_id = s.instruction_id AND a.attempt_no = 1
+    WHERE s.state = 'unknown' AND (%(party)s::text IS NULL OR i.party_id = %(party)s)
+      AND (%(day)s::date IS NULL OR i.sweep_day = %(day)s)
+    ORDER BY s.since_on, i.party_id, i.currency LIMIT 100
+"""
 _BREAKS = """
     SELECT report_date, subject_type, subject_id, currency, difference_minor, age_days, words FROM reconciliation
     WHERE status = 'break' AND report_date = coalesce(%(day)s::date, (SELECT max(report_date) FROM reconciliation))
@@ -144,7 +154,8 @@ def overall(url: str, *, day: date | None = None, party: str | None = None) -> d
     Of a day or a party also what corrections changed (amount_minor > 0 is a credit), and why.
     """
     parameters = {"day": day, "party": party}
-    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD, "refunds": _REFUNDS}
+    parts = {"open_items": _OPEN_ITEMS, "instructions": _INSTRUCTIONS, "held": _HELD, "unknown": _UNKNOWN}
+    parts |= {"refunds": _REFUNDS}
     if day is not None or party is not None:
         parts |= {"corrections": CORRECTIONS}
     if party is None:

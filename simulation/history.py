@@ -284,7 +284,7 @@ class _Drawing:
         return Spoil(self.any_match(), self.rng.choice(("withdrawn", "rejected")))
 
     def change_rules(self) -> ChangeRules:
-        return ChangeRules(self.any_match(), self.rng.randrange(2))
+        return ChangeRules(self.any_match(), self.rng.randrange(3))
 
     def change_party(self) -> ChangeParty:
         return ChangeParty(self.rng.choice(PARTIES), self.rng.choice(CHANGES))
@@ -313,6 +313,7 @@ class _Drawing:
             self.limit_story,
             self.retry_story,
             self.outage_story,
+            self.late_story,
             self.reinstated_story,
         )
 
@@ -320,7 +321,8 @@ class _Drawing:
         """Rules change with effect in the past; what that would do is accepted or not, and the day is run again."""
         decision = self.act(self.rng.choice(("accept", "accept", "decline")), 0)
         run = [self.act(kind, day) for kind in ("post", "sweep")]
-        return [*(ChangeRules(match_id, 1) for match_id in self.matches), self.act("post", day), decision, *run]
+        rules = self.rng.choice((1, 1, 2))
+        return [*(ChangeRules(match_id, rules) for match_id in self.matches), self.act("post", day), decision, *run]
 
     def debt_story(self, day: int) -> list[Operation]:
         """What was paid is owed back after a void, and a person gives it up; another accepts now, later or never."""
@@ -363,6 +365,15 @@ class _Drawing:
         down, up = Weather((), down=True), Weather((), down=False)
         tries = [self.act("dispatch", day), self.act("settle", day + 1), self.act("dispatch", day + 1)]
         return [down, tries[0], Jump(self.rng.choice((2, 6)), 0), *tries[1:], up, self.act("dispatch", day + 1)]
+
+    def late_story(self, day: int) -> list[Operation]:
+        """What failed is about to be paid again, and is settled late: before that leaves, or after."""
+        failed: list[Operation] = [
+            *[Bank(0, "fail_then_settle", 0)] * 3,
+            self.act("settle", day + 1),
+            self.act("sweep", day + 2),
+        ]
+        return [*failed, self.act("settle", day + 2), self.act("dispatch", day + 2), self.act("sweep", day + 3)]
 
     def reinstated_story(self, day: int) -> list[Operation]:
         """A match is void after it was paid, what was paid is recovered, and then it was played all the same."""

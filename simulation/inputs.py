@@ -23,6 +23,7 @@ PLAYERS = ("player:1", "player:2", "player:3")
 PARTIES = (HOME, AWAY, ORGANISER, PLATFORM, *PLAYERS)
 #: Competition, its currency, and when it pays.
 COMPETITIONS = {"cup": ("GBP", "immediate"), "league": ("EUR", "when_collected")}
+_OTHER_POLICY = {"immediate": "when_collected", "when_collected": "immediate"}
 POTS = frozenset(f"pot:{competition}" for competition in COMPETITIONS)
 
 
@@ -43,7 +44,7 @@ class Match:
         status: as delivered.
         revenue_minor: None is not declared.
         players: those who are charged.
-        rules: version of the competition's rules: 0 or 1.
+        rules: version of the competition's rules: 0, 1 or 2.
         rejected: whether its row cannot be accepted.
     """
 
@@ -63,6 +64,12 @@ class Match:
         return f"{self.competition_id} {self.day} {self.status} {self.revenue_minor}"
 
     @property
+    def payout_policy(self) -> str:
+        """When it is paid out; version 2 of the rules changes nothing but that."""
+        policy = COMPETITIONS[self.competition_id][1]
+        return policy if self.rules < 2 else _OTHER_POLICY[policy]
+
+    @property
     def currency(self) -> str:
         """The competition's."""
         return COMPETITIONS[self.competition_id][0]
@@ -77,12 +84,14 @@ class Party:
         token: number of its payout token; None where it has none.
         collectable: whether it has a collection token.
         mandate: number of its collection token.
+        changed_by: who changed a token last.
     """
 
     status: str = "active"
     token: int | None = 1
     collectable: bool = True
     mandate: int = 1
+    changed_by: str | None = None
 
     def payout_token(self, party_id: str) -> str | None:
         """Give the token that it is paid by."""
@@ -94,7 +103,7 @@ class Party:
 
 
 #: A player's match fee under each version of the rules.
-MATCH_FEE_MINOR = (500, 730)
+MATCH_FEE_MINOR = (500, 730, 500)
 #: Of the revenue: the platform's fixed amount, the organiser's basis points, the clubs' weights.
 PLATFORM_MINOR, ORGANISER_BP, HOME_WEIGHT, AWAY_WEIGHT = 30, 1_250, 2, 1
 #: Of a match fee: the organiser's basis points, at most so much; the rest is the home club's.
@@ -169,7 +178,7 @@ def day_input(landed: tuple[Match, ...]) -> DayInput:
                 match.revision,
                 match.currency,
                 f"v{match.rules}",
-                COMPETITIONS[match.competition_id][1],
+                match.payout_policy,
                 match.content,
                 f"rules {match.rules}",
             )
@@ -194,7 +203,8 @@ def day_input(landed: tuple[Match, ...]) -> DayInput:
 def parties_frame(parties: dict[str, Party]) -> pd.DataFrame:
     """Give the reference data of parties as the product reads it."""
     rows = [
-        (party_id, party.status, party.payout_token(party_id), party.collection_token(party_id))
+        (party_id, party.status, party.payout_token(party_id), party.collection_token(party_id), party.changed_by)
         for party_id, party in sorted(parties.items())
     ]
-    return pd.DataFrame(rows, columns=["party_id", "status", "payout_token", "collection_token"], dtype=object)
+    columns = ["party_id", "status", "payout_token", "collection_token", "token_changed_by"]
+    return pd.DataFrame(rows, columns=columns, dtype=object)

@@ -164,7 +164,9 @@ class Model:
         self.breaks[day] = (held - accepted.keys()) | {
             match_id
             for match_id in refused
-            if shares(accepted[match_id]) or self.refusal(accepted[match_id]) != "posted under another day"
+            if shares(accepted[match_id])
+            or self.refusal(accepted[match_id]) != "posted under another day"
+            or accepted[match_id].revision > self.posted[match_id].revision
         }
         for match_id in accepted.keys() - refused:
             if self.posted.get(match_id) != accepted[match_id]:
@@ -208,7 +210,8 @@ class Model:
         if match.revision == before.revision and set(before.players) - set(match.players):
             return "participant missing"
         asked = bool(shares(before)) or match.revision == before.revision
-        if asked and match.rules != before.rules and shares(match) != shares(before):
+        other_policy = bool(shares(before)) and match.payout_policy != before.payout_policy
+        if asked and match.rules != before.rules and (other_policy or shares(match) != shares(before)):
             return "rules changed"
         return ""
 

@@ -123,8 +123,8 @@ def _posted(world: World, runs: list[tuple[int, tuple[Match, ...], frozenset[Rul
 
 
 def _explains(world: World, tried: Model) -> bool:
-    revisions = {match_id: match.revision for match_id, match in tried.posted.items()}
-    return revisions == _stored_revisions(world) and tried.accrued() == {
+    posted = {match_id: (match.revision, match.payout_policy) for match_id, match in tried.posted.items()}
+    return posted == _stored_matches(world) and tried.accrued() == {
         account: minor for account, minor in accrued_of(world.snapshot).items() if minor
     }
 
@@ -206,9 +206,9 @@ def _hold_write_offs(world: World, before: Snapshot, open_before: dict[Account, 
             raise RuleBroken(f"{minor} was written off of {account}, which owed {max(owed, 0)}")
 
 
-def _stored_revisions(world: World) -> dict[str, int]:
+def _stored_matches(world: World) -> dict[str, tuple[int, str]]:
     newest = sorted(world.snapshot["match_postings"], key=lambda row: row["posting_no"])
-    return {row["match_id"]: row["revision"] for row in newest}
+    return {row["match_id"]: (row["revision"], row["payout_policy"]) for row in newest}
 
 
 def _tell_instructions(world: World, before: Snapshot) -> None:
@@ -247,7 +247,7 @@ def _tell_events(world: World, before: Snapshot) -> None:
         elif state == "submitted" and instruction not in accepted:
             raise RuleBroken(f"instruction {instruction} is submitted, and the processor never took it")
         elif state == "failed" and not by_report:
-            certain = world.is_past(instruction) or world.never_accepted(instruction)
+            certain = world.was_never_seen(instruction) or world.never_accepted(instruction)
             if instruction not in rejected and (instruction in accepted or not certain):
                 raise RuleBroken(f"rule 8: instruction {instruction} failed, and the processor never refused it")
             world.model.instructed[instruction].fate = "undone"

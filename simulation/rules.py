@@ -60,6 +60,8 @@ def breaches(before: Snapshot, now: Snapshot, model: Model, under_way: Collectio
     yield from _records(now)
     yield from _too_early(before, now, under_way)
     yield from _before_its_run(before, now, under_way)
+    yield from _by_themselves(before, now, under_way)
+    yield from _paid_already(before, now)
     yield from _untold(before, now, under_way)
     yield from _as_the_model_says(now, model)
 
@@ -194,10 +196,10 @@ def _events(now: Snapshot) -> Iterator[str]:
 
 
 def _makers(now: Snapshot) -> dict[str, set[str]]:
-    """Give who made each instruction: who started the run, its login, and who asked for a refund that it pays."""
+    """Give who made each instruction: started the run, by which login, changed its token, asked for its refunds."""
     requesters = {row["refund_id"]: row["requester"] for row in now["refunds"]}
     refunds = {row["entry_id"]: row["refund_id"] for row in now["ledger_entries"] if row["kind"] == "refund"}
-    makers = {row["instruction_id"]: {row["maker"]} for row in now["payout_instructions"]}
+    makers = {row["instruction_id"]: {row["maker"], row["token_changed_by"]} for row in now["payout_instructions"]}
     for event in now["instruction_events"]:
         if event["to_state"] == "created":
             makers[event["instruction_id"]].add(event["login"])
@@ -302,7 +304,8 @@ def _too_early(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> I
         return
     entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
     broken = _open_breaks(before) & _open_breaks(now)
-    waits = {row["match_id"] for row in now["match_postings"] if row["payout_policy"] == "when_collected"}
+    policies = [_policies(before), _policies(now)]
+    waits = {match for match in policies[1] if all(each.get(match) == "when_collected" for each in policies)}
     late = {row["instruction_id"] for row in now["payout_instructions"] if row["run_id"] in under_way}
     known = {(claim["item_id"], claim["claim_no"]) for claim in before["instruction_claims"]}
     states = [states_of(before), states_of(now)]
@@ -352,6 +355,59 @@ def _before_its_run(before: Snapshot, now: Snapshot, under_way: Collection[str])
         for other in waiting[entry["party_id"], entry["currency"]]:
             if other < day and (home is None or unswept[other]):
                 yield f"item {entry['entry_id']} is claimed, and what it may net with waits for a run of {other}"
+
+
+def _policies(snapshot: Snapshot) -> dict[str, str]:
+    newest = sorted(snapshot["match_postings"], key=lambda row: row["posting_no"])
+    return {row["match_id"]: row["payout_policy"] for row in newest}
+
+
+def _by_themselves(before: Snapshot, now: Snapshot, under_way: Collection[str]) -> Iterator[str]:
+    """Name what was claimed newly without what it is to be netted with."""
+    if not before or goes_on(now["instruction_claims"], before["instruction_claims"]):
+        return
+    known = {row["instruction_id"] for row in before["payout_instructions"]}
+    entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
+    claimed: dict[str, list[Row]] = defaultdict(list)
+    for claim in now["instruction_claims"]:
+        claimed[claim["instruction_id"]].append(entries[claim["item_id"]])
+    was_open = {(item["item_id"], item["next_claim_no"]) for item in before["open_items"]}
+    left: dict[Account, list[Row]] = defaultdict(list)
+    for item in now["open_items"]:
+        if (item["item_id"], item["next_claim_no"]) in was_open:
+            left[item["party_id"], item["currency"]].append(item)
+    for row in now["payout_instructions"]:
+        if row["instruction_id"] in known or row["run_id"] in under_way:
+            continue
+        mine, day = claimed[row["instruction_id"]], row["sweep_day"]
+        by_hand = any(entry["kind"] in ("write_off", "match") for entry in mine)
+        loose = any(entry["match_id"] is None for entry in mine)
+        for item in left[row["party_id"], row["currency"]]:
+            later = item["day"] > day or (item["available_after"] or "") >= day
+            if by_hand or item["match_id"] is None or (loose and later):
+                yield f"instruction {row['instruction_id']} was made without {item['item_id']}, which it nets with"
+
+
+def _paid_already(before: Snapshot, now: Snapshot) -> Iterator[str]:
+    """Name what was sent though something sent for its items before had moved cash, and that was known."""
+    if not before or goes_on(now["payout_attempts"], before["payout_attempts"]):
+        return
+    journals = {row["journal_id"]: row for row in now["journals"]}
+    entries = {entry["entry_id"]: entry for entry in now["ledger_entries"]}
+    late = {
+        journals[entries[item["item_id"]]["journal_id"]]["instruction_id"]
+        for item in before["open_items"]
+        if item["kind"] in ("settlement", "return") and item in now["open_items"]
+    }
+    sent = {row["instruction_id"] for row in now["payout_attempts"]}
+    sent -= {row["instruction_id"] for row in before["payout_attempts"]}
+    of: dict[str, set[str]] = defaultdict(set)
+    for claim in now["instruction_claims"]:
+        of[claim["item_id"]].add(claim["instruction_id"])
+    for item, instructions in of.items():
+        for instruction in sent & instructions:
+            if late & (instructions - {instruction}):
+                yield f"instruction {instruction} was sent for item {item}, which had been paid already, as was known"
 
 
 def _open_breaks(snapshot: Snapshot) -> set[tuple[str, str]]:

@@ -172,9 +172,10 @@ class World:
     def _(self, operation: ops.ChangeParty) -> None:
         party = self.parties[operation.party_id]
         self.faults[f"party_{operation.how}"] += 1
+        changer = self.database.approver if ((party.token or 0) + party.mandate) % 2 else "somebody"
         self.parties[operation.party_id] = {
-            "new_token": lambda: replace(party, token=(party.token or 0) + 1),
-            "new_mandate": lambda: replace(party, mandate=party.mandate + 1),
+            "new_token": lambda: replace(party, token=(party.token or 0) + 1, changed_by=changer),
+            "new_mandate": lambda: replace(party, mandate=party.mandate + 1, changed_by=changer),
             "no_token": lambda: replace(party, token=None),
             "no_collection": lambda: replace(party, collectable=False),
             "collection": lambda: replace(party, collectable=True),
@@ -365,6 +366,24 @@ class World:
             if row["instruction_id"] == instruction
         )
 
+    def was_never_seen(self, instruction: str) -> bool:
+        """Say whether the newest answer about it, that it was never seen, was given after its deadline."""
+        answers = [
+            row
+            for row in self.snapshot["payout_look_ups"]
+            if row["instruction_id"] == instruction and row["answer"] != "unanswered"
+        ]
+        newest = max(answers, key=lambda row: row["look_up_no"], default=None)
+        return (
+            newest is not None
+            and newest["answer"] == "never_seen"
+            and all(
+                datetime.fromisoformat(newest["asked_at"]) > datetime.fromisoformat(row["not_after"])
+                for row in self.snapshot["payout_attempts"]
+                if row["instruction_id"] == instruction
+            )
+        )
+
     def is_past(self, instruction: str) -> bool:
         """Say whether the deadline of an instruction that was sent has passed."""
         return any(
@@ -381,6 +400,7 @@ def policy_of(policy: Policy, settings: ops.History, *, minimum_minor: int = 100
         instruction_limit_minor=settings.limit_minor,
         party_day_limit_minor=settings.party_day_limit_minor,
         day_limit_minor=settings.day_limit_minor,
+        expires_days=policy.default.expires_days,
     )
     dispatch = policy.dispatch.model_copy(update={"batch_size": batch_size, "retries": 1, "breaker_failures": 4})
     return policy.model_copy(update={"default": limits, "currencies": {}, "dispatch": dispatch})

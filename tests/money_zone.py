@@ -37,8 +37,8 @@ _references = itertools.count(1)
 
 
 def policy(**limits: Any) -> Policy:
-    """The shipped policy with other limits of the default; `dispatch`, `sweep` and `approval` take mappings."""
-    groups = {name: limits.pop(name, {}) for name in ("dispatch", "sweep", "approval")}
+    """The shipped policy with other limits of the default; `dispatch` and `sweep` take mappings."""
+    groups = {name: limits.pop(name, {}) for name in ("dispatch", "sweep")}
     content = POLICY.model_dump()
     for name, values in groups.items():
         content[name] |= values
@@ -125,8 +125,8 @@ def parties_frame(**status: str | dict[str, Any]) -> pd.DataFrame:
     for party_id, given in status.items():
         other = {"status": given} if isinstance(given, str) else given
         tokens = {"payout_token": f"pay_{party_id}", "collection_token": f"collect_{party_id}"}
-        rows.append({"party_id": party_id, "status": "active"} | tokens | other)
-    columns = ["party_id", "status", "payout_token", "collection_token"]
+        rows.append({"party_id": party_id, "status": "active", "token_changed_by": None} | tokens | other)
+    columns = ["party_id", "status", "payout_token", "collection_token", "token_changed_by"]
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
 

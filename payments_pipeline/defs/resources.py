@@ -164,7 +164,12 @@ def _parquet_io_manager(storage_url: str) -> ParquetIOManager:
 def run_info(context: dg.AssetExecutionContext) -> RunInfo:
     """Say who writes: the run, this program's version, and who started the run."""
     run = context.run
-    maker = "scheduler" if "dagster/schedule_name" in run.tags else run.tags.get(MAKER_TAG, "ui")
+    if "dagster/parent_run_id" in run.tags and "dagster/retry_number" not in run.tags:
+        maker = "ui"  # executed again by hand: its tags say who started the run before it
+    elif "dagster/schedule_name" in run.tags:
+        maker = "scheduler"
+    else:
+        maker = run.tags.get(MAKER_TAG, "ui")
     return RunInfo(run_id=run.run_id, code_version=code_version(), maker=maker)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from types import MappingProxyType
@@ -94,6 +94,8 @@ class PostingPlan:
         breaks: match_id, reason, words.
         rule_changes: what changed rules would do to matches that wait for a person: one a competition; without those
             that were refused.
+        changed_policies: by competition of those, when its posted matches would be paid out and are now, in words; left
+            out where that does not change.
     """
 
     matches: pd.DataFrame
@@ -101,6 +103,7 @@ class PostingPlan:
     entries: pd.DataFrame
     breaks: pd.DataFrame
     rule_changes: tuple[RuleChange, ...] = ()
+    changed_policies: Mapping[str, str] = field(default_factory=dict)
 
 
 def _text(column: pd.Series) -> pd.Series:
@@ -223,7 +226,9 @@ def plan_posting(
     accepted = [match[0] for change in changes if change in accepted_rules for match in change.matches]
     reasons = reasons.mask(state["match_id"].isin(accepted), "")
     refused = [match[0] for change in changes if change in refused_rules for match in change.matches]
-    silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares
+    # What owes nothing here and is not news is where it was before it moved.
+    is_news = state["revision"].gt(state["posted_revision"].fillna(0))
+    silent = reasons.eq(BreakReason.POSTED_UNDER_ANOTHER_DAY) & ~has_shares & ~is_news
     postable = state[reasons.eq("")]
     breaks = [_break_rows(state, reasons.where(~silent, ""), details, refused)]
     breaks.append(_absent(day, state, rejected, posted_matches))
@@ -243,6 +248,7 @@ def plan_posting(
         entries=entries,
         breaks=pd.concat(breaks, ignore_index=True).sort_values("match_id", ignore_index=True),
         rule_changes=tuple(change for change in changes if change not in (*accepted_rules, *refused_rules)),
+        changed_policies=_changed_policies(waiting),
     )
 
 
@@ -328,6 +334,19 @@ def _other_currencies(state: pd.DataFrame, posted: Mapping[str, Collection[str]]
     ]
 
 
+def _other_policy(state: pd.DataFrame) -> pd.Series:
+    """Say of each match whether it would be paid out at another time than it is posted for."""
+    return state["posted_is_open"].eq(True) & state["payout_policy"].ne(state["posted_payout_policy"])  # noqa: FBT003
+
+
+def _changed_policies(waiting: pd.DataFrame) -> dict[str, str]:
+    changed = waiting[_other_policy(waiting)].drop_duplicates("competition_id")
+    return {
+        row["competition_id"]: f"paid out {row['payout_policy']}, and is posted as {row['posted_payout_policy']}"
+        for row in changed.to_dict("records")
+    }
+
+
 def _effects(
     day: date, deltas: pd.DataFrame, waiting: pd.DataFrame, refund_effect: Callable[[pd.DataFrame], pd.DataFrame] | None
 ) -> pd.DataFrame:
@@ -365,8 +384,12 @@ def _break_reasons(day: date, state: pd.DataFrame, differs: pd.Series) -> tuple[
         (BreakReason.CURRENCY_CHANGED, state["other_currency"].ne("")),
         (
             BreakReason.RULES_CHANGED,
-            # One that nothing is posted of is asked about too, where nothing but the rules is new.
-            posted & (is_open | same_revision) & state["rules_hash"].ne(state["posted_rules_hash"]) & differs,
+            # One that nothing is posted of is asked about too, where nothing but the rules is new. Where no amount
+            # changes there is nothing to ask, unless it would be paid out at another time.
+            posted
+            & (is_open | same_revision)
+            & state["rules_hash"].ne(state["posted_rules_hash"])
+            & (differs | _other_policy(state)),
         ),
     ]
     reasons = np.select(

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from payments_pipeline.domain.records import Field, Layout, Records, RowFault
 from payments_pipeline.domain.reference_rows import SHAPE_FAULTS, ReferenceProblem
-from payments_pipeline.domain.values import WRONG_TYPE, are_ids, are_plain
+from payments_pipeline.domain.values import WRONG_TYPE, are_ids, are_logins, are_plain
 
 PARTIES = Layout(
     "parties",
@@ -28,6 +28,7 @@ PARTIES = Layout(
         Field("status"),
         Field("payout_token"),
         Field("collection_token"),
+        Field("token_changed_by", required=False),
     ),
 )
 
@@ -57,7 +58,8 @@ class Parties:
 
     Attributes:
         frame: valid parties, sorted by party_id: party_id, party_type, name, country, status, payout_token,
-            collection_token; text, None where empty.
+            collection_token, token_changed_by (who changed a token last; a login, as approvers have); text, None where
+            empty.
         problems: of the bad rows.
         ids: `frame`'s party ids as Arrow text, to be looked up in.
         clubs: those of type club.
@@ -96,7 +98,7 @@ def parse_parties(records: Records) -> Parties:
     everything = np.arange(len(records))
     frame = pd.DataFrame({name: column.take(everything).to_pylist() for name, column in records.columns.items()})
     frame = frame.astype(object)
-    ids = records.columns["party_id"]
+    ids, changers = records.columns["party_id"], records.columns["token_changed_by"]
     faults = [
         *((records.fault == fault, words) for fault, words in SHAPE_FAULTS.items()),
         (
@@ -118,6 +120,10 @@ def parse_parties(records: Records) -> Parties:
                 f"has a {name} that is not text. Write it as text",
             )
             for name in ("name", "country", "payout_token", "collection_token")
+        ),
+        (
+            ~changers.spread(are_logins(changers.distinct), empty=True),
+            "has a token_changed_by that is no login. Write the login of whoever changed a token last",
         ),
     ]
     which = np.select([mask for mask, _ in faults], np.arange(len(faults)), default=-1)

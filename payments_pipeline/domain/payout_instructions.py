@@ -27,6 +27,7 @@ class WaitReason(StrEnum):
     DAY_NOT_SWEPT = "day_not_swept"
     POSTING_BREAK = "posting_break"
     CORRECTION_UNDER_WAY = "correction_under_way"
+    NETS_LATER = "nets_later"
     NOT_COLLECTED = "not_collected"
     COLLECTION_NOT_SETTLED = "collection_not_settled"
     PARTY_UNKNOWN = "party_unknown"
@@ -44,6 +45,7 @@ WAIT_WORDS = {
     ),
     WaitReason.POSTING_BREAK: "their match has a break: mend its input and run its day again",
     WaitReason.CORRECTION_UNDER_WAY: "what they correct is about to be sent: the next sweep nets the two",
+    WaitReason.NETS_LATER: "what they are to be netted with is free to later days only: a later day's sweep nets them",
     WaitReason.NOT_COLLECTED: "the competition pays when the payer has paid, and the payer has not",
     WaitReason.COLLECTION_NOT_SETTLED: "what is given back is being collected still: it is paid once that is settled",
     WaitReason.PARTY_UNKNOWN: "the party is not in the reference data: add it",
@@ -61,8 +63,8 @@ class SweepPlan:
     """What a sweep writes.
 
     Attributes:
-        instructions: instruction_id, party_id, currency, direction (credit, debit, none), amount_minor, token, digest,
-            state (netted, held or approved) and reason.
+        instructions: instruction_id, party_id, currency, direction (credit, debit, none), amount_minor, token,
+            token_changed_by, digest, state (netted, held or approved) and reason.
         claims: item_id, claim_no, instruction_id.
         deferrals: party_id, currency, reason, items, amount_minor (> 0 owed to the party).
     """
@@ -97,8 +99,8 @@ def plan_sweep(
     Args:
         sweep_day: day of the sweep.
         items: item_id, claim_no, party_id, currency, amount_minor (int64, > 0 owed to the party), wait (a reason of the
-            item's own, or None).
-        parties: party_id, status, payout_token, collection_token as of now.
+            item's own, or None), by_hand (whether it came to be by what people decided).
+        parties: party_id, status, payout_token, collection_token, token_changed_by as of now.
         failing: party_id, currency, token of parties whose last instructions all failed with that token.
         policy: minimums and limits.
 
@@ -129,16 +131,42 @@ def plan_sweep(
 
 
 def _with_their_party(items: pd.DataFrame) -> pd.DataFrame:
-    """Let all items of a party and currency wait where one is of a day whose run did not get to its sweep.
+    """Let all items of a party and currency wait where one waits that the others are to be netted with.
 
-    It may be what corrects the others: they are netted once that day is swept.
+    What is of a day whose run did not get to its sweep may correct the others. What was written off, or paid by hand,
+    makes up for what is owed: without it, it would be paid out.
     """
-    is_unswept = items["wait"].eq(WaitReason.DAY_NOT_SWEPT).to_numpy()
-    if not is_unswept.any():
+    wait = items["wait"].to_numpy(object).copy()
+    has_wait = items["wait"].notna().to_numpy()
+    if not has_wait.any():
         return items
     keys = pd.MultiIndex.from_frame(items[["party_id", "currency"]].astype(object))
-    waits = keys.isin(keys[is_unswept]) & items["wait"].isna().to_numpy()
-    return items.assign(wait=items["wait"].astype(object).mask(waits, str(WaitReason.DAY_NOT_SWEPT)))
+    for reason, holds_up in (
+        (WaitReason.DAY_NOT_SWEPT, wait == WaitReason.DAY_NOT_SWEPT),
+        (WaitReason.NETS_LATER, has_wait & keys.isin(keys[items["by_hand"].to_numpy(bool)])),
+    ):
+        wait[~has_wait & keys.isin(keys[holds_up])] = str(reason)
+    return items.assign(wait=wait)
+
+
+def no_longer_payable(unsent: pd.DataFrame, parties: pd.DataFrame) -> pd.Series:
+    """Say why instructions that have not been sent are for nobody who can be paid or collected from now.
+
+    Args:
+        unsent: party_id, direction, token.
+        parties: party_id, status, payout_token, collection_token as of now.
+
+    Returns:
+        Why, in words; empty where the party may be paid, or collected from, with the same token still.
+    """
+    now = unsent[["party_id"]].merge(parties, on="party_id", how="left", indicator=True)
+    token = np.where(unsent["direction"] == "credit", now["payout_token"], now["collection_token"])
+    conditions = {
+        "the party is not in the reference data": now["_merge"].ne("both").to_numpy(),
+        "the party is not active": now["status"].ne("active").to_numpy(),
+        "the party's token changed": unsent["token"].to_numpy(object) != token,
+    }
+    return pd.Series(np.select(list(conditions.values()), [*conditions], ""), unsent.index, dtype=object)
 
 
 #: Of a sweep that finds no item.
@@ -152,6 +180,7 @@ _NOTHING = SweepPlan(
                 "direction",
                 "amount_minor",
                 "token",
+                "token_changed_by",
                 "instruction_id",
                 "digest",
                 "state",
@@ -193,19 +222,23 @@ def _nets(
         # Place -1, of a party that is not known, is that of the null appended.
         return np.append(parties[column].to_numpy(object), np.array([None], dtype=object))[place]
 
-    status, payout_token, collection_token = map(known, ("status", "payout_token", "collection_token"))
+    status, payout_token, collection_token, changed_by = map(
+        known, ("status", "payout_token", "collection_token", "token_changed_by")
+    )
     pays, collects = net > 0, net < 0
     # Null where nothing is sent, as it is stored: pandas would put NaN, and the digest would be over that.
     nets["token"] = np.select([pays, collects], [payout_token, collection_token], np.array(None, dtype=object))
+    nets["token_changed_by"] = np.where(pays | collects, changed_by, np.array(None, dtype=object))
     has_failed = np.zeros(len(nets), dtype=bool)
     if len(failing):
         same = nets.merge(failing.assign(failing=True), on=["party_id", "currency", "token"], how="left")["failing"]
         has_failed = same.notna().to_numpy()
     minimum = _per_currency(nets["currency"], policy, "minimum_minor").to_numpy()
     conditions = [
-        (WaitReason.PARTY_UNKNOWN, place < 0),
-        (WaitReason.PARTY_CLOSED, status == "closed"),
-        (WaitReason.PARTY_ON_HOLD, status != "active"),
+        # What nets to zero moves nothing, whoever the party is.
+        (WaitReason.PARTY_UNKNOWN, (pays | collects) & (place < 0)),
+        (WaitReason.PARTY_CLOSED, (pays | collects) & (status == "closed")),
+        (WaitReason.PARTY_ON_HOLD, (pays | collects) & (status != "active")),
         (WaitReason.NO_PAYOUT_TOKEN, pays & pd.isna(payout_token)),
         (WaitReason.NO_COLLECTION_TOKEN, collects & pd.isna(collection_token)),
         (WaitReason.FAILURES_IN_A_ROW, (pays | collects) & has_failed),
@@ -226,7 +259,9 @@ def _instructions(
     policy: Policy,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     of_net = nets["reason"].eq("").to_numpy()
-    party_id, currency, token = (nets[name].to_numpy(object)[of_net] for name in ("party_id", "currency", "token"))
+    party_id, currency, token, changed_by = (
+        nets[name].to_numpy(object)[of_net] for name in ("party_id", "currency", "token", "token_changed_by")
+    )
     net = nets["amount_minor"].to_numpy("int64")[of_net]
     direction = np.select([net > 0, net < 0], ["credit", "debit"], "none").astype(object)
     amount_minor = np.abs(net)
@@ -256,6 +291,7 @@ def _instructions(
             "direction": direction,
             "amount_minor": amount_minor,
             "token": token,
+            "token_changed_by": changed_by,
             "instruction_id": instruction_id,
             "digest": np.array(digests, dtype=object),
             "state": np.select([none, over], [State.NETTED, State.HELD], State.APPROVED).astype(object),

@@ -22,12 +22,14 @@ class CurrencyPolicy(_Strict):
         instruction_limit_minor: an instruction above this is held.
         party_day_limit_minor: most that one party is sent on a calendar day.
         day_limit_minor: most that is sent on a calendar day.
+        expires_days: days after which an instruction that is held and that nobody approved is cancelled.
     """
 
     minimum_minor: int = Field(ge=0)
     instruction_limit_minor: int = Field(ge=0)
     party_day_limit_minor: int = Field(ge=0)
     day_limit_minor: int = Field(ge=0)
+    expires_days: int = Field(ge=1)
 
 
 class CurrencyOverride(_Strict):
@@ -37,6 +39,7 @@ class CurrencyOverride(_Strict):
     instruction_limit_minor: int | None = Field(None, ge=0)
     party_day_limit_minor: int | None = Field(None, ge=0)
     day_limit_minor: int | None = Field(None, ge=0)
+    expires_days: int | None = Field(None, ge=1)
 
 
 class DispatchPolicy(_Strict):
@@ -53,12 +56,6 @@ class SweepPolicy(_Strict):
     """When a party's items wait for a person."""
 
     failures_in_a_row: int = Field(ge=1)
-
-
-class ApprovalPolicy(_Strict):
-    """How long an approval is waited for."""
-
-    expires_days: int = Field(ge=1)
 
 
 class ChecksPolicy(_Strict):
@@ -82,7 +79,6 @@ class Policy(_Strict):
     currencies: dict[str, CurrencyOverride] = {}
     dispatch: DispatchPolicy
     sweep: SweepPolicy
-    approval: ApprovalPolicy
     checks: ChecksPolicy
 
     @model_validator(mode="after")

@@ -115,7 +115,7 @@ def rule_changes(day: date, changed: pd.DataFrame, deltas: pd.DataFrame) -> list
 
     Args:
         day: the match day.
-        changed: match_id, competition_id, rules_hash, content_hash, posting_no of the matches that wait for it.
+        changed: match_id, competition_id, currency, rules_hash, content_hash, posting_no of the matches that wait.
         deltas: match_id, account, currency, amount_minor of what posting them would post.
     """
     found = []
@@ -133,8 +133,8 @@ def rule_changes(day: date, changed: pd.DataFrame, deltas: pd.DataFrame) -> list
                     )
                 ],
                 [[a, c, int(m)] for a, c, m in effect[effect["amount_minor"] != 0].itertuples(index=False)]
-                # Within an account it may even out; that something is posted is what is decided.
-                or [[str(of_matches["account"].iloc[0]), str(of_matches["currency"].iloc[0]), 0]],
+                # It may even out within an account, or change nothing but when it is paid out.
+                or [[f"pot:{competition_id}", str(matches["currency"].iloc[0]), 0]],
             )
         )
     return found

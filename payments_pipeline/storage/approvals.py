@@ -322,6 +322,13 @@ def write_proposal(
     return identity
 
 
+def is_proposal(url: str, identity: str) -> bool:
+    """Say whether a proposal has this id, decided or not."""
+    with connect(url) as connection:
+        found = connection.execute("SELECT FROM proposals WHERE proposal_id::text = %s", (identity,)).fetchone()
+    return found is not None
+
+
 def decide(approver_url: str, identity: str, decision: str, reason: str) -> Row:
     """Accept or refuse a proposal, by the approver whose login `approver_url` is; the same decision again is a no-op.
 
@@ -437,7 +444,11 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry 
             return ""
         return f"{party_id} does not wait in {currency} after failures in a row: `status` says why its items are open."
     found = cursor.execute(
-        """SELECT s.state, a.not_after, a.not_after < clock_timestamp() FROM instruction_states s
+        """SELECT s.state, a.not_after, a.not_after < clock_timestamp(),
+                  (SELECT l.answer FROM payout_look_ups l
+                   WHERE l.instruction_id = s.instruction_id AND l.answer <> 'unanswered' AND l.asked_at > a.not_after
+                   ORDER BY l.look_up_no DESC LIMIT 1)
+           FROM instruction_states s
            JOIN LATERAL (SELECT not_after FROM payout_attempts p WHERE p.instruction_id = s.instruction_id
                          ORDER BY attempt_no DESC LIMIT 1) a ON true
            WHERE s.instruction_id = %s""",
@@ -445,13 +456,18 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry 
     ).fetchone()
     if found is None:
         return f"there is no instruction {proposal.instruction_id} that was sent."
-    state, not_after, is_past = found
+    state, not_after, is_past, answer = found
     if state != State.UNKNOWN:
         return f"instruction {proposal.instruction_id} is {state}: only an unknown outcome is resolved by hand."
     if proposal.to_state == State.FAILED and not is_past:
         return (
             f"instruction {proposal.instruction_id} may still be sent until {not_after:%Y-%m-%d %H:%M:%S %Z}: a "
             "dispatch asks about it."
+        )
+    if proposal.to_state == State.FAILED and answer != "never_seen":
+        return (
+            f"the processor has not said that it never saw instruction {proposal.instruction_id} since that could last "
+            f"be sent, {not_after:%Y-%m-%d %H:%M:%S %Z} ({answer or 'not asked'}): a dispatch asks about it."
         )
     return ""
 

@@ -36,7 +36,14 @@ CORRECTIONS = """
                CASE WHEN m.revenue_minor IS DISTINCT FROM p.revenue_minor
                     THEN format('revenue %%s after %%s', coalesce(m.revenue_minor::text, 'not declared'),
                                 coalesce(p.revenue_minor::text, 'not declared')) END,
-               CASE WHEN m.participants <> p.participants THEN 'others took part' END,
+               CASE WHEN m.participants <> p.participants THEN 'others took part' || coalesce(': ' || (
+                   SELECT string_agg(CASE WHEN was.it IS NULL THEN '+' ELSE '-' END || (coalesce(n.it, was.it) ->> 0),
+                                     ', ' ORDER BY coalesce(n.it, was.it) ->> 0)
+                   FROM (SELECT jsonb_array_elements(m.participants::jsonb) AS it) n
+                   FULL JOIN (SELECT jsonb_array_elements(p.participants::jsonb) AS it) was ON n.it = was.it
+                   WHERE n.it IS NULL OR was.it IS NULL), '') END,
+               CASE WHEN m.payout_policy <> p.payout_policy
+                    THEN format('paid out %%s after %%s', m.payout_policy, p.payout_policy) END,
                CASE WHEN m.rules_hash <> p.rules_hash
                     THEN 'other rules' || coalesce((
                         SELECT format(', accepted by %%s: %%s', d.actor, d.reason)
@@ -44,16 +51,27 @@ CORRECTIONS = """
                         WHERE q.kind = 'rule_change' AND d.decision = 'accepted'
                           AND q.content -> 'matches' @> jsonb_build_array(
                               jsonb_build_array(m.match_id, m.rules_hash, m.content_hash, m.posting_no))
-                        LIMIT 1), '') END) AS words
+                        LIMIT 1), '') END,
+               CASE WHEN bool_or(e.kind = 'refund')
+                    THEN 'with what was refunded of it, taken anew from what it holds now' END) AS words
     FROM match_postings m
     JOIN match_postings p ON p.match_id = m.match_id AND p.posting_no = m.posting_no - 1
-    JOIN journals j ON j.kind = 'accrual' AND j.match_id = m.match_id AND j.posting_no = m.posting_no
+    JOIN journals a ON a.kind = 'accrual' AND a.match_id = m.match_id AND a.posting_no = m.posting_no
+    -- What was refunded of it is posted anew in the same transaction.
+    JOIN journals j ON j.journal_id = a.journal_id
+        OR j.kind = 'refund' AND j.match_id = a.match_id AND j.created_xid = a.created_xid
     JOIN ledger_entries e ON e.journal_id = j.journal_id
     WHERE (%(day)s::date IS NULL OR m.match_day = %(day)s) AND (%(party)s::text IS NULL OR e.party_id = %(party)s)
     GROUP BY m.match_id, m.posting_no, p.match_id, p.posting_no, e.account, e.currency
     HAVING sum(e.credit_minor) <> sum(e.debit_minor)
     ORDER BY m.match_day DESC, m.day_seq DESC, abs(sum(e.credit_minor) - sum(e.debit_minor)) DESC, m.match_id, e.account
     LIMIT 100
+"""
+#: Report lines of the day that belonged to nothing, and that people have found out about since.
+MATCHED_LINES = """
+    SELECT l.entry_reference FROM report_lines l
+    JOIN journals m ON (m.processor, m.matched_reference) = (l.processor, l.entry_reference)
+    WHERE l.report_date = %(day)s
 """
 POSTED = """
     SELECT match_id, pot, pot_party_id, line_no, account, currency,

@@ -82,6 +82,9 @@ _FAULTS = """
         LEFT JOIN open_items o ON o.item_id = b.other_id
         LEFT JOIN unsent_claims u ON u.item_id = b.other_id AND u.instruction_id <> i.instruction_id
         WHERE o.item_id IS NOT NULL OR u.item_id IS NOT NULL
+        UNION
+        -- What was sent for an item before moved cash after it was over.
+        SELECT i.instruction_id FROM items i JOIN late_settlements l ON l.item_id = i.entry_id
     ), judged AS (
         SELECT i.instruction_id, CASE
             WHEN c.is_released THEN %(released)s

@@ -205,7 +205,9 @@ def _post(cursor: psycopg.Cursor, day: date, day_input: DayInput, run: RunInfo) 
     assert row is not None
     seq: int = row[0]
     for change in plan.rule_changes:
-        write_proposal(cursor, change, "rules changed with effect in the past", run.maker)
+        policy = plan.changed_policies.get(change.competition_id)
+        reason = "rules changed with effect in the past" + (f"; {policy}" if policy else "")
+        write_proposal(cursor, change, reason, run.maker)
     copy_frame(cursor, "posting_breaks", plan.breaks, {"match_day": day, "seq": seq})
     copy_frame(cursor, "match_postings", plan.matches, {"match_day": day, "day_seq": seq})
     copy_frame(cursor, "journals", plan.journals, {"kind": "accrual", "day": day} | run.stamp)

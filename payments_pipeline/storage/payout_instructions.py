@@ -7,7 +7,7 @@ reasons (`domain.payout_instructions`).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import psycopg
 import pyarrow as pa
 
 from payments_pipeline.domain.lifecycle import State
-from payments_pipeline.domain.payout_instructions import SweepPlan, plan_sweep
+from payments_pipeline.domain.payout_instructions import SweepPlan, no_longer_payable, plan_sweep
 from payments_pipeline.domain.policy import Policy
 from payments_pipeline.storage.postgres import Lock, RunInfo, connect, copy_frame, read_frame, transaction_lock
 
@@ -33,13 +33,17 @@ _CORRECTED = """
         AND (b.is_later OR o.day <= %(day)s AND (o.available_after IS NULL OR o.available_after < %(day)s))
     LEFT JOIN unsent_claims u ON u.item_id = b.other_id AND u.instruction_id <> c.instruction_id
     WHERE s.state IN ('created', 'held', 'approved') AND (o.item_id IS NOT NULL OR u.item_id IS NOT NULL)
+    UNION
+    -- What failed or came back was carried out all the same: to send its items again would pay them twice.
+    SELECT c.instruction_id, s.state, s.seq
+    FROM late_settlements l JOIN unsent_claims c USING (item_id) JOIN instruction_states s USING (instruction_id)
 """
 
 #: Instructions that waited too long for an approver: by the days of sweeps, and by the clock by which an approver is in
 #: time. Days of a backfill go by within minutes.
 _EXPIRED = """
     SELECT s.instruction_id, s.state, s.seq FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
-    WHERE s.state = 'held' AND s.since_on <= %s
+    WHERE s.state = 'held' AND s.since_on + i.approval_days <= %s
       AND i.created_at + make_interval(days => i.approval_days) <= clock_timestamp()
 """
 
@@ -59,6 +63,12 @@ _ITEMS = """
             WHEN o.match_id IS NOT NULL THEN o.day END AS of_day
         FROM open_items o
         WHERE o.day <= {day}
+    ), incomplete AS MATERIALIZED (
+        -- What is of no match may make up for others of its party, or they for it, and one is free to later days only.
+        SELECT DISTINCT l.party_id, l.currency FROM open_items l
+        WHERE l.match_id IS NULL AND EXISTS (
+            SELECT FROM open_items o WHERE (o.party_id, o.currency) = (l.party_id, l.currency)
+              AND (o.day > {day} OR o.available_after >= {day}))
     )
     SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
         CASE
@@ -67,6 +77,7 @@ _ITEMS = """
                 SELECT FROM due b JOIN unswept ON unswept.match_day = b.of_day
                 WHERE (b.party_id, b.currency) = (o.party_id, o.currency)
             ) THEN 'day_not_swept'
+            WHEN (o.party_id, o.currency) IN (SELECT party_id, currency FROM incomplete) THEN 'nets_later'
             WHEN EXISTS (
                 SELECT FROM posting_breaks b
                 WHERE b.match_id = o.match_id AND b.match_day = o.of_day
@@ -119,7 +130,8 @@ _ITEMS = """
                           WHERE c.item_id = charged.entry_id AND i.direction = 'debit' AND r.item_id IS NULL
                             AND NOT (s.state = 'settled' AND s.since_on < {day})))
             ) THEN 'collection_not_settled'
-        END
+        END,
+        o.kind IN ('write_off', 'match')
     FROM due o LEFT JOIN unswept u ON u.match_day = o.of_day
     WHERE (o.available_after IS NULL OR o.available_after < {day}) AND (u.match_day IS NULL OR u.was_swept)
 """
@@ -130,6 +142,7 @@ _ITEMS_SCHEMA = {
     "currency": _STRING,
     "amount_minor": _INT,
     "wait": _STRING,
+    "by_hand": pa.bool_(),
 }
 
 #: Tokens with which {count} instructions or more have failed or come back since the newest that proves the account, by
@@ -169,6 +182,18 @@ _FAILING = """
 """
 
 
+_HELD = """
+    SELECT i.instruction_id, s.state, s.seq, i.party_id, i.direction, i.token
+    FROM instruction_states s JOIN payout_instructions i USING (instruction_id) WHERE s.state = 'held'
+"""
+_HELD_SCHEMA = {
+    "instruction_id": _STRING,
+    "state": _STRING,
+    "seq": _INT,
+    "party_id": _STRING,
+    "direction": _STRING,
+    "token": _STRING,
+}
 _NEW_SWEEP = """
     INSERT INTO sweeps (sweep_day, seq, instructions, run_id, code_version, posting_seq)
     SELECT %(day)s, coalesce(max(seq), 0) + 1, %(instructions)s, %(run_id)s, %(code_version)s, %(posting)s
@@ -199,7 +224,7 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
     Args:
         url: business database.
         day: day of the sweep.
-        parties: party_id, status, payout_token, collection_token as of now.
+        parties: party_id, status, payout_token, collection_token, token_changed_by as of now.
         processor: who will be asked to carry them out.
         policy: minimums and limits.
         run: who sweeps.
@@ -217,13 +242,14 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
         )
         cancelled += cancel(
             cursor,
-            cursor.execute(_EXPIRED, (day - timedelta(days=policy.approval.expires_days),)).fetchall(),
+            cursor.execute(_EXPIRED, (day,)).fetchall(),
             day=day,
             actor="sweep",
-            reason=f"nobody approved it within {policy.approval.expires_days} days",
+            reason="nobody approved it in time",
             by_sweep=False,
             run=run,
         )
+        cancelled += _cancel_unpayable(cursor, day, parties, run)
         posting = cursor.execute(
             "SELECT coalesce(max(seq), 0) FROM day_postings WHERE match_day = %s", (day,)
         ).fetchone()
@@ -254,6 +280,17 @@ def sweep_day_items(url: str, day: date, parties: pd.DataFrame, processor: str, 
         return Swept(seq=seq, plan=plan, cancelled=cancelled, open_items=left[0])
 
 
+def _cancel_unpayable(cursor: psycopg.Cursor[Any], day: date, parties: pd.DataFrame, run: RunInfo) -> int:
+    """Cancel what is held for a party, or an account, that may not be paid any more; its items are swept anew."""
+    held = read_frame(cursor, _HELD, {}, _HELD_SCHEMA)
+    reasons = no_longer_payable(held, parties)
+    cancelled = 0
+    for reason in sorted({*reasons} - {""}):
+        rows = held.loc[reasons.eq(reason), ["instruction_id", "state", "seq"]].itertuples(index=False, name=None)
+        cancelled += cancel(cursor, list(rows), day=day, actor="sweep", reason=reason, by_sweep=True, run=run)
+    return cancelled
+
+
 def _write(
     cursor: psycopg.Cursor[Any], day: date, seq: int, plan: SweepPlan, processor: str, policy: Policy, run: RunInfo
 ) -> None:
@@ -265,7 +302,10 @@ def _write(
         cursor,
         "payout_instructions",
         made.drop(columns=["state", "reason"]).assign(
-            approval_days=made["state"].map({str(State.HELD): policy.approval.expires_days}).astype("Int64")
+            approval_days=made["currency"]
+            .map({currency: policy.of(currency).expires_days for currency in made["currency"].unique()})
+            .astype("Int64")
+            .where(made["state"] == State.HELD)
         ),
         {
             "sweep_day": day,

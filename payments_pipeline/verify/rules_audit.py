@@ -43,7 +43,7 @@ AUDITED: dict[str, tuple[str, str]] = {
     ),
     "payout_instructions": (
         "instruction_id",
-        "instruction_id, sweep_day, sweep_seq, party_id, currency, direction, amount_minor, processor, token, digest, policy_version, maker, run_id, code_version, created_at, created_xid, approval_days",
+        "instruction_id, sweep_day, sweep_seq, party_id, currency, direction, amount_minor, processor, token, digest, policy_version, maker, run_id, code_version, created_at, created_xid, approval_days, token_changed_by",
     ),
     "instruction_claims": ("item_id, claim_no", "item_id, claim_no, instruction_id"),
     "claim_releases": ("item_id, claim_no", "item_id, claim_no, released_on, by_sweep, run_id, recorded_at"),

@@ -12,8 +12,10 @@ _CHANGED_RULES = """
                jsonb_build_array(m.match_id, m.rules_hash, m.content_hash) AS named, m.posting_no
         FROM match_postings m
         JOIN match_postings b ON b.match_id = m.match_id AND b.posting_no = m.posting_no - 1
-        JOIN journals j ON j.kind = 'accrual' AND j.match_id = m.match_id AND j.posting_no = m.posting_no
+        LEFT JOIN journals j ON j.kind = 'accrual' AND j.match_id = m.match_id AND j.posting_no = m.posting_no
         WHERE (b.is_open OR b.revision = m.revision) AND b.rules_hash <> m.rules_hash
+          -- Where no amount changes, nobody was asked, unless it is paid out at another time.
+          AND (j.journal_id IS NOT NULL OR b.is_open AND b.payout_policy <> m.payout_policy)
     ), asked AS (
         SELECT match_day, day_seq, competition_id, jsonb_agg(named) AS named,
                jsonb_agg(named || to_jsonb(posting_no) ORDER BY match_id COLLATE "C") AS matches
@@ -41,7 +43,8 @@ RULES = {
            FROM instruction_events e JOIN payout_instructions i USING (instruction_id)
            WHERE e.from_state = 'held' AND e.to_state = 'approved' AND (
                e.actor <> e.login OR e.evidence ->> 'digest' IS DISTINCT FROM i.digest
-               OR e.recorded_at > i.created_at + make_interval(days => i.approval_days))""",
+               OR e.login IN (i.maker, i.token_changed_by)
+               OR coalesce(e.recorded_at > i.created_at + make_interval(days => i.approval_days), true))""",
         "SELECT count(*) FROM instruction_events WHERE from_state = 'held' AND to_state = 'approved'",
     ),
     "a proposal is decided by another than who made it": TableRule(

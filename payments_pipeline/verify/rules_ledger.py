@@ -122,9 +122,14 @@ RULES: dict[str, TableCheck] = {
         "SELECT count(*) FROM match_postings",
     ),
     "no money is in suspense": TableRule(
-        """SELECT format('%s %s in suspense: give the pot a recipient, or match the report line',
-                         sum(credit_minor) - sum(debit_minor), currency)
-           FROM ledger_entries WHERE account = 'suspense' GROUP BY currency HAVING sum(credit_minor) <> sum(debit_minor)""",
+        # Each line and pot by itself: they do not make up for each other.
+        """SELECT format('%s %s in suspense of %s', sum(e.credit_minor) - sum(e.debit_minor), e.currency, CASE
+                         WHEN e.match_id IS NULL THEN format('entry %s of %s: match the report line',
+                             coalesce(j.entry_reference, j.matched_reference), j.processor)
+                         ELSE format('match %s: give its %s pot a recipient', e.match_id, e.pot) END)
+           FROM ledger_entries e JOIN journals j USING (journal_id) WHERE e.account = 'suspense'
+           GROUP BY e.currency, e.match_id, e.pot, e.pot_party_id, coalesce(j.entry_reference, j.matched_reference), j.processor
+           HAVING sum(e.credit_minor) <> sum(e.debit_minor)""",
         "SELECT count(*) FROM ledger_entries WHERE account = 'suspense'",
     ),
 }

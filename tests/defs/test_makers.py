@@ -15,6 +15,9 @@ from payments_pipeline.defs.resources import MAKER_TAG, run_info
         ({MAKER_TAG: "missed_days"}, "missed_days"),
         ({"dagster/schedule_name": "daily_at_three", MAKER_TAG: "joe"}, "scheduler"),
         ({}, "ui"),
+        ({"dagster/schedule_name": "daily_at_three", "dagster/parent_run_id": "a"}, "ui"),
+        ({MAKER_TAG: "joe", "dagster/parent_run_id": "a", "dagster/root_run_id": "a"}, "ui"),
+        ({MAKER_TAG: "joe", "dagster/parent_run_id": "a", "dagster/retry_number": "1"}, "joe"),
     ],
 )
 def test_what_a_run_writes_names_who_started_it(tags: dict[str, str], maker: str) -> None:

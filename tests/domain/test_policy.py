@@ -55,7 +55,8 @@ def test_a_limit_of_zero_is_stated_and_not_missing():
         ("dispatch.breaker_failures", 0),
         ("dispatch.key_margin_s", -1),
         ("sweep.failures_in_a_row", 0),
-        ("approval.expires_days", 0),
+        ("default.expires_days", 0),
+        ("currencies", {"GBP": {"expires_days": 0}}),
         ("checks.reject_rate_bp", 10_001),
     ],
 )

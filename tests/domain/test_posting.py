@@ -32,7 +32,7 @@ class Delivered:
     match_id: str = "m1"
     revision: int = 1
     content: str = "a"
-    rules: str = "r"
+    rules: str = "r"  # under t it is paid out when it is collected
     revenue_minor: int | None = 1000
     split: int = 600  # of the revenue, to club:a; club:b has the rest
     players: frozenset[str] = frozenset()  # each owes 10 to club:a
@@ -48,6 +48,10 @@ class Delivered:
         owed |= {(player, self.currency): -10 for player in self.players}
         return {key: amount for key, amount in owed.items() if amount}
 
+    @property
+    def payout_policy(self) -> str:
+        return "when_collected" if self.rules == "t" else "immediate"
+
     def rows(self, day: dt.date) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
         row = match(
             self.match_id,
@@ -55,6 +59,7 @@ class Delivered:
             day,
             content_hash=self.content,
             rules_hash=self.rules,
+            payout_policy=self.payout_policy,
             revenue_minor=self.revenue_minor,
             currency=self.currency,
         )
@@ -159,7 +164,7 @@ def expected_reason(posted: Delivered | None, posted_day: dt.date, now: Delivere
         (
             (is_open or now.revision == posted.revision)
             and now.rules != posted.rules
-            and now.amounts() != posted.amounts(),
+            and (now.amounts() != posted.amounts() or (is_open and now.payout_policy != posted.payout_policy)),
             BreakReason.RULES_CHANGED,
         ),
     ]
@@ -170,7 +175,7 @@ deliveries = st.builds(
     Delivered,
     revision=st.integers(1, 3),
     content=st.sampled_from("ab"),
-    rules=st.sampled_from("rs"),
+    rules=st.sampled_from("rst"),
     revenue_minor=st.sampled_from([None, 0, 1, 1000]),
     split=st.sampled_from([0, 600, 1000]),
     players=st.frozensets(st.sampled_from(["p1", "p2"])),
@@ -205,7 +210,7 @@ def test_posted_is_always_what_was_last_accepted_and_a_break_says_why_not(sequen
             reason = expected_reason(before, before_on, now, day)
             if not reason:
                 posted[match_id] = (now, day)
-            elif reason != BreakReason.POSTED_UNDER_ANOTHER_DAY or now.amounts():
+            elif reason != BreakReason.POSTED_UNDER_ANOTHER_DAY or now.amounts() or now.revision > before.revision:
                 expected[match_id] = reason
         plan = books.post(*came, day=day, rejected=tuple(rejected))
         assert reasons(plan) == expected
@@ -427,6 +432,31 @@ def test_a_refused_change_of_rules_waits_with_its_words_and_is_proposed_again_on
     assert plan.rule_changes == ()
 
 
+def test_when_a_match_is_paid_out_is_of_its_rules_and_asked_about_though_no_amount_changes():
+    books = Books()
+    books.post(Delivered(), Delivered(match_id="m2", revenue_minor=0, split=0))
+    changed = Delivered(rules="t"), Delivered(match_id="m2", rules="t", revenue_minor=0, split=0)
+    plan = books.post(*changed)
+    assert reasons(plan) == {"m1": BreakReason.RULES_CHANGED}, "nothing is posted of the other: it is free"
+    [change] = plan.rule_changes
+    assert change.effect == [["pot:c1", "GBP", 0]]
+    assert change.matches == [["m1", "t", "a", 2]]
+    assert plan.changed_policies == {"c1": "paid out when_collected, and is posted as immediate"}
+    plan = books.post(*changed, accepted_rules=(change,))
+    assert reasons(plan) == {}
+    assert plan.matches["payout_policy"].tolist() == ["when_collected"]
+    assert plan.entries.empty
+
+
+@pytest.mark.rule("posting/one-day")
+def test_news_of_a_match_under_another_day_is_a_break_though_it_owes_nothing_there():
+    books = Books()
+    books.post(Delivered())
+    void = Delivered(revision=2, revenue_minor=0, split=0)
+    assert reasons(books.post(void, day=NEXT)) == {"m1": BreakReason.POSTED_UNDER_ANOTHER_DAY}
+    assert books.owed() == Delivered().amounts()
+
+
 @pytest.mark.rule("posting/one-day")
 def test_a_match_is_posted_under_one_day_until_its_accruals_net_to_zero():
     books = Books()
@@ -438,10 +468,10 @@ def test_a_match_is_posted_under_one_day_until_its_accruals_net_to_zero():
     assert books.entries["posting_no"].max() == 3
 
 
-def test_a_match_that_owes_nothing_under_another_day_is_no_break():
+def test_what_owes_nothing_under_another_day_and_is_no_news_is_no_break():
     books = Books()
     books.post(Delivered())
-    assert reasons(books.post(Delivered(revision=2, revenue_minor=0), day=NEXT)) == {}
+    assert reasons(books.post(Delivered(revenue_minor=0, split=0), day=NEXT)) == {}
     assert books.owed() == Delivered().amounts()
 
 

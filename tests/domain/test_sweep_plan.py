@@ -39,12 +39,18 @@ def item(party_id: str, amount_minor: int, wait: str | None = None, **other: Any
         "currency": "GBP",
         "amount_minor": amount_minor,
         "wait": wait,
+        "by_hand": False,
     } | other
 
 
-def sweep(*items: dict[str, Any], failing: pd.DataFrame = NOBODY_FAILS, day: dt.date = DAY) -> SweepPlan:
-    columns = ["item_id", "claim_no", "party_id", "currency", "amount_minor", "wait"]
-    return plan_sweep(day, pd.DataFrame(list(items), columns=columns), PARTIES, failing, POLICY)
+def sweep(
+    *items: dict[str, Any],
+    failing: pd.DataFrame = NOBODY_FAILS,
+    day: dt.date = DAY,
+    parties: pd.DataFrame = PARTIES,
+) -> SweepPlan:
+    columns = ["item_id", "claim_no", "party_id", "currency", "amount_minor", "wait", "by_hand"]
+    return plan_sweep(day, pd.DataFrame(list(items), columns=columns), parties, failing, POLICY)
 
 
 def made(plan: SweepPlan) -> list[tuple[Any, ...]]:
@@ -140,6 +146,7 @@ REASONS = [
     (item("a", 500, "day_not_swept"), WaitReason.DAY_NOT_SWEPT),
     (item("a", 500, "posting_break"), WaitReason.POSTING_BREAK),
     (item("a", 500, "correction_under_way"), WaitReason.CORRECTION_UNDER_WAY),
+    (item("a", 500, "nets_later"), WaitReason.NETS_LATER),
     (item("a", 500, "not_collected"), WaitReason.NOT_COLLECTED),
     (item("a", 500, "collection_not_settled"), WaitReason.COLLECTION_NOT_SETTLED),
     (item("stranger", 500), WaitReason.PARTY_UNKNOWN),
@@ -194,6 +201,25 @@ def test_a_new_token_or_another_currency_ends_the_wait_after_failures():
 def test_the_minimum_is_of_the_net_and_not_of_each_item():
     assert made(sweep(item("a", 60), item("a", 60)))[0][3] == 120
     assert waits(sweep(item("a", 500), item("a", -450))) == {("a", WaitReason.BELOW_MINIMUM): (2, 50)}
+
+
+def test_what_people_gave_waits_as_long_as_anything_of_its_party_does():
+    """A debt waits because its match has a break: what was written off of it would be paid out."""
+    rows = item("a", -700, "posting_break"), item("a", 700, by_hand=True), item("a", 50), item("b", 600)
+    plan = sweep(*rows)
+    assert plan.instructions["party_id"].tolist() == ["b"]
+    assert waits(plan) == {("a", WaitReason.POSTING_BREAK): (1, -700), ("a", WaitReason.NETS_LATER): (2, 750)}
+    free = sweep(item("a", -700), item("a", 700, by_hand=True))
+    assert free.instructions["state"].tolist() == ["netted"]
+
+
+@pytest.mark.parametrize("status", ["on_hold", "closed", None])
+def test_what_nets_to_zero_is_netted_at_once_whoever_its_party_is(status):
+    """A payer who is closed owes nothing more: who shares the fee need not wait for ever."""
+    plan = sweep(item("z", 500), item("z", -500), parties=parties_frame(**({"z": status} if status else {})))
+    assert plan.instructions["state"].tolist() == ["netted"]
+    assert plan.instructions["token"].tolist() == [None]
+    assert plan.deferrals.empty
 
 
 def test_an_item_that_waits_takes_no_part_in_the_net():

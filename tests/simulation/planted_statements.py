@@ -5,8 +5,8 @@ from planting import Edit, PostgresEdit
 from payments_pipeline.domain import ledger, participant_shares, payout_instructions, payout_submissions, pots, refunds
 from payments_pipeline.domain import settlement_records as settling
 from payments_pipeline.processors import dispatch
+from payments_pipeline.storage import approvals, ledger_entries
 from payments_pipeline.storage import dispatch_gate as gate
-from payments_pipeline.storage import ledger_entries
 from payments_pipeline.storage import payout_instructions as sweeping
 from payments_pipeline.storage import payout_submissions as submitting
 from payments_pipeline.storage import reconciliation as reconciling
@@ -122,7 +122,7 @@ BROKEN_TOO = (
     Edit(gate, "_FAULTS", "WHEN c.is_broken", "WHEN false"),
 )
 STOPPED_TOO = Edit(sweeping, "_ITEMS", "WHERE match_day <> {day}", "WHERE match_day <> {day} AND NOT was_swept")
-APART_FROM_STOPPED = Edit(payout_instructions, "_with_their_party", "if not is_unswept.any():", "if True:")
+APART_FROM_STOPPED = Edit(payout_instructions, "_with_their_party", "if not has_wait.any():", "if True:")
 MADE_UP_APART = Edit(sweeping, "_ITEMS", "OR o.match_id IS NULL AND EXISTS (", "OR false AND EXISTS (")
 APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
@@ -240,3 +240,46 @@ ANYBODYS_KEY = Edit(
     """frame, rank = lines.assign(idempotency_key=lines["idempotency_key"].where(
         lines["idempotency_key"].isin(known["idempotency_key"]), known["idempotency_key"].iloc[0])).iloc[ordered]""",
 )
+
+# What people decide, and what makes up for what -----------------------------------------------------------------------
+
+POLICY_UNASKED = Edit(ledger, "_break_reasons", "& (differs | _other_policy(state))", "& differs")
+NETTED_APART = Edit(
+    sweeping,
+    "_ITEMS",
+    "WHEN (o.party_id, o.currency) IN (SELECT party_id, currency FROM incomplete) THEN 'nets_later'",
+    "",
+)
+GIFT_WITHOUT_ITS_DEBT = Edit(
+    payout_instructions, "_with_their_party", 'items["by_hand"].to_numpy(bool)', 'items["by_hand"].isna().to_numpy()'
+)
+LATE_SETTLEMENT_UNSEEN = Edit(
+    gate,
+    "_FAULTS",
+    "JOIN late_settlements l ON l.item_id = i.entry_id",
+    "JOIN late_settlements l ON l.item_id = i.entry_id AND false",
+)
+ALL_THAT_IS_LEFT_IS_ONE = Edit(
+    refunds, "decide_requests", "np.where(asked[rows] == 0, left[rows], asked[rows])", "np.maximum(asked[rows], 1)"
+)
+THE_WHOLE_IS_TOO_MUCH = Edit(
+    refunds, "decide_requests", "wanted[wanted > left[rows]] = 0", "wanted[wanted >= left[rows]] = 0"
+)
+WRITTEN_OFF_BEYOND_THE_DEBT = Edit(
+    approvals, "_fault", "if not 0 < proposal.amount_minor <= owed:", "if not 0 < proposal.amount_minor:"
+)
+ANY_GIFT = PostgresEdit("check_write_offs", "<= -sum(o.amount_minor)", "> 0")
+NOBODY_WAS_ASKED = Edit(
+    approvals,
+    "_fault",
+    'if proposal.to_state == State.FAILED and answer != "never_seen":',
+    'if proposal.to_state == State.FAILED and answer == "accepted":',
+)
+ANY_RESOLUTION = PostgresEdit(
+    "check_resolutions",
+    "AND (r.is_accepted IS NULL OR l.answer IS DISTINCT FROM 'never_seen' OR l.asked_at <= a.not_after)",
+    "AND r.is_accepted IS NULL",
+)
+OWN_REFUND = PostgresEdit("check_refund_makers", "session_user IN (r.requester, r.login)", "false")
+OWN_TOKEN = PostgresEdit("check_approvals", "OR n.actor = i.token_changed_by", "")
+OWN_PROPOSAL = PostgresEdit("check_proposal_decisions", "session_user IN (p.maker, p.login)", "false")

@@ -16,7 +16,20 @@ from planting import Fault, letting, live, tell_refusals
 from simulation import runner
 from simulation.database import server
 from simulation.effects import Fate
-from simulation.history import Act, Bank, ChangeParty, Deliver, Jump, OtherLine, Overlap, Resume, Spoil, Weather
+from simulation.history import (
+    UNLIMITED,
+    Act,
+    Bank,
+    ChangeParty,
+    ChangeRules,
+    Deliver,
+    Jump,
+    OtherLine,
+    Overlap,
+    Resume,
+    Spoil,
+    Weather,
+)
 from simulation.rules import RuleBroken
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -136,7 +149,7 @@ REFUNDING = (
         (put.REFUND_UNBOUNDED,),
         refused_by="ConflictError: .*still charges 500 GBP, and 1200 is to be refunded",
         letting=without("refunds", "refunds_check", "refunds_births"),
-        caught_by="refund refund-4 of 1200 is 700 above what its fee charged",
+        caught_by="refund refund-4 of 1200 is above the 500 that its fee charged",
     ),
 )
 SWEEPING = (
@@ -476,7 +489,93 @@ SETTLING += (
         caught_by="at the end: no break names",
     ),
 )
-FAULTS = (*DIVIDING, *POSTING, *REFUNDING, *SWEEPING, *SENDING, *SETTLING)
+LOWER = Deliver("match-1", "cup", 0, 1, "completed", 400, ("player:1",))
+ONLY_A_FEE = Deliver("match-1", "cup", 0, 1, "completed", None, ("player:1",))
+SETTLED = (*SENT, *[Bank(0, "settle", 0)] * 8, REPORTED)
+DEBT, GIFT = (*SETTLED, VOID, POST), Act("write_off", 0)
+NEVER_TAKEN = Weather(("lost_request",) * 8, down=False)
+DECIDING = (
+    Fault(
+        "when a match is paid out changes, and nobody is asked",
+        (UNCOLLECTED, POST, ChangeRules("match-1", 2), POST),
+        (put.POLICY_UNASKED,),
+        refused_by="ConflictError: .* nobody accepted that it is immediate",
+        letting=without("match_postings", "match_postings_policies"),
+        caught_by=r"breaks of 2024-08-17 are \[\]; by what was landed \['match-1'\]",
+    ),
+    Fault(
+        "a debt that was written off is collected",
+        (*DEBT, GIFT, SWEEP),
+        (put.NETTED_APART,),
+        caught_by="instruction .* was made without .*, which it nets with",
+    ),
+    Fault(
+        "what was written off is paid out while the debt waits",
+        (*SETTLED, LOWER, POST, GIFT, Spoil("match-1", "rejected"), POST, SWEEP, Act("sweep", 3)),
+        (put.GIFT_WITHOUT_ITS_DEBT,),
+        caught_by="instruction .* was made without .*, which it nets with",
+    ),
+    Fault(
+        "what failed and was settled all the same is paid again",
+        (*SENT, Bank(0, "fail_then_settle", 0), REPORTED, Act("sweep", 2), REPORTED_LATER, Act("dispatch", 2)),
+        (put.LATE_SETTLEMENT_UNSEEN,),
+        caught_by="instruction .* was sent for item .*, which had been paid already",
+    ),
+    Fault(
+        "all that is left of a fee is refunded as one unit",
+        (*SWEPT, REFUND_ALL),
+        (put.ALL_THAT_IS_LEFT_IS_ONE,),
+        caught_by="refund refund-0 is of 1; asked was for",
+    ),
+    Fault(
+        "a refund of the whole fee is refused",
+        (*SWEPT, REFUND_ALL),
+        (put.THE_WHOLE_IS_TOO_MUCH,),
+        caught_by="refund refund-0 of None of .* was told more_than_left",
+    ),
+)
+#: What people may not do, what refuses it (program, Postgres, or both), and the rule that finds it where it is done.
+_FEE_COLLECTED = (ONLY_A_FEE, POST, SWEEP, Act("approve", 0), DISPATCH, *[Bank(0, "settle", 0)] * 3, REPORTED)
+REFUSED_PEOPLE = {
+    "more is written off than is owed": (
+        (*DEBT, Act("write_off", 2)),
+        (put.WRITTEN_OFF_BEYOND_THE_DEBT, put.ANY_GIFT),
+        "was written off of .*, which owed",
+    ),
+    "people take for failed what nobody asked the processor about": (
+        (NEVER_TAKEN, *SENT, Jump(30, 0), Act("resolve", 0)),
+        (put.NOBODY_WAS_ASKED, put.ANY_RESOLUTION),
+        "rule 8: instruction .* failed, and the processor never refused it",
+    ),
+    "who asked for a refund approves it": (
+        (*_FEE_COLLECTED, REFUND_ALL, Act("sweep", 2), Act("approve", 0)),
+        (put.OWN_REFUND,),
+        "rule 13: .* was approved by a maker of it",
+    ),
+    "who changed a token approves what is paid to it": (
+        (
+            ONLY_A_FEE,
+            ChangeParty("player:1", "new_mandate"),
+            ChangeParty("player:1", "new_token"),
+            POST,
+            SWEEP,
+            Act("approve", 0),
+        ),
+        (put.OWN_TOKEN,),
+        "rule 13: .* was approved by a maker of it",
+    ),
+    "who proposed it accepts it": (
+        (*SETTLED, VOID, POST, Act("write_off", 4)),
+        (put.OWN_PROPOSAL,),
+        "rule 13: .* accepted proposal .* of their own",
+    ),
+    "what a sweep did is not in the audit trail": (
+        SWEPT,
+        without("sweeps", "sweeps_audit"),
+        "rule 17: sweeps has 1 rows, and the audit trail 0",
+    ),
+}
+FAULTS = (*DIVIDING, *POSTING, *REFUNDING, *SWEEPING, *SENDING, *SETTLING, *DECIDING)
 HISTORIES = {(fault.history, fault.limit_minor, fault.day_limit_minor): fault for fault in FAULTS}
 
 
@@ -515,6 +614,16 @@ def test_a_planted_fault_that_nobody_refuses_is_found(running, monkeypatch, faul
 @pytest.mark.parametrize("fault", HISTORIES.values(), ids=lambda fault: f"not {fault.name}")
 def test_without_its_fault_the_same_history_breaks_and_refuses_nothing(intact, monkeypatch, fault):
     tell_refusals(monkeypatch)
+    live(fault, intact)
+
+
+@pytest.mark.parametrize("what", REFUSED_PEOPLE)
+def test_what_is_refused_to_people_is_found_where_it_is_done(running, monkeypatch, intact, what):
+    history, letting_it, words = REFUSED_PEOPLE[what]
+    limit = 450 if "approve" in what else UNLIMITED
+    fault = Fault(what, history, (), letting=letting_it, caught_by=words, limit_minor=limit)
+    with letting(fault, running, monkeypatch) as database, pytest.raises(RuleBroken, match=fault.words(words)):
+        live(fault, database)
     live(fault, intact)
 
 

@@ -126,6 +126,7 @@ def posting(
     revenue=1000,
     content=None,
     participants="[]",
+    payout_policy="immediate",
 ):
     """Insert a row of `match_postings` such as posting writes it, under a posting of the day of its own."""
     seq = connection.execute(
@@ -138,13 +139,17 @@ def posting(
     connection.execute(
         """INSERT INTO match_postings (match_id, posting_no, match_day, day_seq, competition_id, revision, content_hash,
                rules_hash, schedule_version, currency, payout_policy, participants, is_open, revenue_minor)
-           VALUES (%s, %s, %s, %s, 'c1', %s, %s, 'rules', 'v', %s, 'immediate', %s, %s, %s)""",
-        (match_id, no, day, seq, revision, content or f"content {revision}", currency, participants, is_open, revenue),
+           VALUES (%s, %s, %s, %s, 'c1', %s, %s, 'rules', 'v', %s, %s, %s, %s, %s)""",
+        (
+            *(match_id, no, day, seq, revision, content or f"content {revision}"),
+            *(currency, payout_policy, participants, is_open, revenue),
+        ),
     )
 
 
-def submit(connection, instruction, seq=3, party="a", amount=600):
+def submit(connection, instruction, seq=3, party="a", amount=600, processor="sandbox"):
     """Let an approved instruction into `submitting`, with the posting that belongs to it."""
     event(connection, instruction, seq, "approved", "submitting")
-    journal = journal_of(connection, kind="submission", processor="sandbox", instruction=instruction)
-    entries(connection, journal, (f"party:{party}", amount), ("in_transit:sandbox", -amount), kind="submission")
+    journal = journal_of(connection, kind="submission", processor=processor, instruction=instruction)
+    lines = (f"party:{party}", amount), (f"in_transit:{processor}", -amount)
+    entries(connection, journal, *lines, kind="submission")

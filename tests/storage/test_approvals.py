@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from contextlib import nullcontext
 from functools import partial
 
 import psycopg
@@ -130,7 +131,7 @@ def test_an_approver_does_not_approve_in_another_name(zone, database):
 @pytest.mark.rule("people/in-time")
 def test_an_approval_comes_in_time_or_not_at_all(zone, database):
     instruction = zone.instruction("b")
-    days = LIMITED.approval.expires_days
+    days = LIMITED.of("GBP").expires_days
     assert zone.value("SELECT approval_days FROM payout_instructions WHERE instruction_id = %s", instruction) == days
     assert zone.value("SELECT approval_days FROM payout_instructions WHERE party_id = 'a'") is None
     as_it_stood(database, f"UPDATE payout_instructions SET created_at = now() - interval '{days} days 1 second'")
@@ -235,6 +236,18 @@ def test_no_more_is_written_off_than_is_owed(owing, database, party, amount):
 
 
 @pytest.mark.rule("people/write-off")
+def test_more_than_is_owed_is_written_off_by_nobody_whatever_the_program_does(owing, database, monkeypatch):
+    monkeypatch.setattr(approvals, "_fault", lambda *_: "")
+    proposals = [propose_write_off(database, amount) for amount in (701, 700)]
+    for proposal in proposals:
+        approvals.decide(database.approver_url, proposal, "accepted", "x")
+    outcome = approvals.carry_out_accepted(database.url, TODAY, RUN)
+    assert outcome.done == (proposals[1],)
+    assert "Postgres refused it: journal" in outcome.waiting[proposals[0]]
+    assert owing.balances() == {"loss": 700, "suspense": -700}
+
+
+@pytest.mark.rule("people/write-off")
 def test_an_accepted_write_off_is_of_the_debt_that_was_looked_at_and_of_no_other(owing, database):
     """The debt went by a correction before it was written off; another comes to as much, a month later."""
     proposal = propose_write_off(database, 700)
@@ -283,6 +296,32 @@ def test_a_write_off_that_no_longer_fits_waits_and_says_so(owing, database):
     assert outcome.done == (proposals[0],)
     assert "owes 100" in outcome.waiting[proposals[1]]
     assert owing.open_items() == {"d": -100}
+
+
+@pytest.mark.rule("people/maker-is-no-approver")
+@pytest.mark.parametrize(("changer", "refused"), [(APPROVER, True), ("jane", False), (None, False)])
+def test_who_changed_a_token_does_not_approve_what_is_paid_to_it(database, changer, refused):
+    zone = MoneyZone(database.url)
+    zone.owe(b=5000)
+    zone.sweep(parties_frame(b={"token_changed_by": changer}), policy=LIMITED)
+    [row] = approvals.held(database.url)
+    given = database.approver_url, str(row["instruction_id"]), row["digest"], "looked at", TODAY
+    with pytest.raises(NotApprovedError, match="its token changed by") if refused else nullcontext():
+        approvals.approve(*given)
+    assert zone.states()[f"b {DAY}"] == ("held" if refused else "approved")
+
+
+@pytest.mark.rule("people/roles")
+def test_a_login_that_is_a_member_of_approvers_without_their_rights_decides_nothing(owing, database):
+    """As whoever made the role is, from Postgres 16 on: the login that migrates would be an approver."""
+    proposal = propose_write_off(database, 700)
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        connection.execute("GRANT payments_approver TO payments_migrator WITH ADMIN TRUE, INHERIT FALSE, SET FALSE")
+        try:
+            with pytest.raises(NotApprovedError, match="cannot be decided"):
+                approvals.decide(database.migrator_url, proposal, "accepted", "x")
+        finally:
+            connection.execute("REVOKE payments_approver FROM payments_migrator")
 
 
 @pytest.mark.rule("people/maker-is-no-approver")
@@ -596,6 +635,11 @@ def test_an_unknown_is_called_failed_by_two_people_after_its_deadline_and_its_it
     with pytest.raises(NotApprovedError, match="may still be sent until"):
         approvals.propose(database.url, asked, "asked", "maker")
     as_it_stood(database, "UPDATE payout_attempts SET not_after = now() - interval '1 second'")
+    with pytest.raises(NotApprovedError, match=r"has not said that it never saw .* \(not asked\): a dispatch asks"):
+        approvals.propose(database.url, asked, "asked", "maker")
+    never_seen = FakeProcessor(look=lambda _key: LookUp(LookUpStatus.NEVER_SEEN))
+    zone.dispatch(PARTIES, never_seen, DAY + dt.timedelta(days=1), policy=LIMITED)
+    assert zone.states()[f"a {DAY}"] == "unknown"
     proposal = approvals.propose(database.url, asked, "asked", "maker")
     assert approvals.carry_out_accepted(database.url, TODAY, RUN).done == ()
     approvals.decide(database.approver_url, proposal, "accepted", "seen the ticket")

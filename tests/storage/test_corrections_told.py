@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from money_zone import DAY, NEXT, MoneyZone, match, participant, share
+from refunding import charge, refund, request
 
 from payments_pipeline import status
 from payments_pipeline.storage import approvals
@@ -46,7 +47,17 @@ def test_who_takes_part_late_is_told(zone):
     zone.post([match("m1")], [share("m1", "a", 600)], participants=[participant("m1", "a")])
     both = [participant("m1", "a"), participant("m1", "b")]
     zone.post([match("m1")], [share("m1", "a", 300), share("m1", "b", 300)], participants=both)
-    assert told(zone, party="b") == [("party:b", 300, "others took part")]
+    assert told(zone, party="b") == [("party:b", 300, "others took part: +b")]
+
+
+def test_what_was_refunded_is_told_with_the_correction_that_changes_it(zone, database):
+    charge(zone, a=500)
+    refund(zone, request("r1", 400))
+    charge(zone, revision=2, a=300)
+    found = told(zone)
+    # The fee is 200 less, and of the 400 that were given back 300 still can be.
+    assert [(account, minor) for account, minor, _ in found] == [("party:a", -100), ("party:p1", 100)]
+    assert all(words.endswith("with what was refunded of it, taken anew from what it holds now") for *_, words in found)
 
 
 def test_a_match_that_moved_says_where_it_was(zone):

@@ -352,9 +352,9 @@ def test_an_attempt_follows_one_that_is_answered_and_was_not_accepted(zone, runt
     instruction = zone.instruction("a")
     with runtime.transaction():
         submit(runtime, instruction)
-    with pytest.raises(errors.RestrictViolation):
-        attempt(runtime, instruction, 2)
-    attempt(runtime, instruction)
+        with pytest.raises(errors.RestrictViolation), runtime.transaction():
+            attempt(runtime, instruction, 2)
+        attempt(runtime, instruction)
     with pytest.raises(errors.UniqueViolation):
         attempt(runtime, instruction)
     with pytest.raises(errors.RestrictViolation, match="the one before it is live"):
@@ -373,7 +373,7 @@ def test_what_was_answered_is_not_sent_again(zone, runtime, outcome):
     instruction = zone.instruction("a")
     with runtime.transaction():
         submit(runtime, instruction)
-    attempt(runtime, instruction)
+        attempt(runtime, instruction)
     answer(runtime, instruction, outcome)
     with pytest.raises(errors.RestrictViolation):
         attempt(runtime, instruction, 2)
@@ -383,26 +383,26 @@ def test_a_key_stands_for_one_instruction(zone, runtime, database):
     instruction, other = zone.instruction("a"), zone.instruction("b")
     with runtime.transaction():
         submit(runtime, instruction)
-    attempt(runtime, instruction, key="one")
+        attempt(runtime, instruction, key="one")
     with connect(database.approver_url) as approver:
         event(approver, other, 3, "held", "approved")
-    with runtime.transaction():
+    with runtime.transaction(force_rollback=True):
         submit(runtime, other, 4, "b", 5000)
-    with pytest.raises(errors.UniqueViolation):
-        attempt(runtime, other, key="one")
+        with pytest.raises(errors.UniqueViolation), runtime.transaction():
+            attempt(runtime, other, key="one")
 
 
 def test_the_kept_hash_is_that_of_the_bytes(zone, runtime):
     instruction = zone.instruction("a")
-    with runtime.transaction():
+    with runtime.transaction(force_rollback=True):
         submit(runtime, instruction)
-    with pytest.raises(errors.CheckViolation):
-        runtime.execute(
-            """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
-                   execute_on, not_after, dispatched_on, run_id)
-               VALUES (%s, 1, 'k', 'x', repeat('0', 64), %s, now(), %s, 'r')""",
-            (instruction, DAY, DAY),
-        )
+        with pytest.raises(errors.CheckViolation), runtime.transaction():
+            runtime.execute(
+                """INSERT INTO payout_attempts (instruction_id, attempt_no, idempotency_key, request, request_sha256,
+                       execute_on, not_after, dispatched_on, run_id)
+                   VALUES (%s, 1, 'k', 'x', repeat('0', 64), %s, now(), %s, 'r')""",
+                (instruction, DAY, DAY),
+            )
 
 
 @pytest.mark.parametrize("table", ["open_items", "instruction_states"])

@@ -219,11 +219,53 @@ def test_nothing_is_attempted_before_its_submission_is_posted(zone, connection):
 @pytest.mark.rule("dispatch/deadline")
 def test_nothing_is_attempted_after_its_deadline(zone, connection):
     a = zone.instruction("a")
+    words = f"instruction {a}: attempt 1 would begin at .* its deadline was 2024"
     with connection.transaction():
         submit(connection, a)
-    with _refused(errors.RestrictViolation, f"instruction {a}: attempt 1 would begin at .* its deadline was 2024"):
-        attempt(connection, a, deadline="2024-08-19")
-    attempt(connection, a)
+        with _refused(errors.RestrictViolation, words), connection.transaction():
+            attempt(connection, a, deadline="2024-08-19")
+        attempt(connection, a)
+
+
+@pytest.mark.rule("instructions/submitting")
+def test_nothing_is_being_sent_without_an_attempt(zone, connection):
+    a = zone.instruction("a")
+    words = f"instruction {a}: event 3 says that it is being sent, and it has no attempt"
+    with _refused(errors.RestrictViolation, words), connection.transaction():
+        submit(connection, a)
+
+
+@pytest.mark.rule("instructions/submitting")
+@pytest.mark.parametrize("other", [{"amount": 599}, {"amount": -600}, {"party": "b"}, {"processor": "other"}])
+def test_a_submission_is_of_what_is_instructed(zone, connection, other):
+    a = zone.instruction("a")
+    words = f"instruction {a}: attempt 1 comes before the posting of its submission, a credit of 600 GBP of a"
+    with _refused(errors.RestrictViolation, words), connection.transaction():
+        submit(connection, a, **other)
+        attempt(connection, a)
+
+
+@pytest.mark.rule("accounts/failed")
+def test_a_submission_is_reversed_once_by_its_failure(zone, connection):
+    a = zone.instruction("a")
+    with connection.transaction():
+        submit(connection, a)
+        attempt(connection, a)
+    lines = ("party:a", -600), ("in_transit:sandbox", 600)
+    with connection.transaction():
+        journal = journal_of(connection, kind="failure", processor="sandbox", instruction=a)
+        entries(connection, journal, *lines, kind="failure")
+    with _refused(errors.UniqueViolation, "journals_one_failure"), connection.transaction():
+        journal = journal_of(connection, kind="failure", processor="sandbox", instruction=a)
+        entries(connection, journal, *lines, kind="failure")
+
+
+@pytest.mark.rule("posting/changed-rules")
+def test_when_a_posted_match_is_paid_out_changes_by_nobody_s_word_alone(zone, connection):
+    words = "is posted as paid out immediate, and nobody accepted that it is when_collected"
+    with _refused(errors.RestrictViolation, words), connection.transaction():
+        posting(connection, DAY, 2, 2, payout_policy="when_collected")
+    posting(connection, DAY, 2, 2)
 
 
 def _report_line(connection, journal, amount, processor="p", currency="GBP"):

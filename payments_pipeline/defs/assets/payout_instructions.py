@@ -89,9 +89,9 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
                 check_result(
                     NAME,
                     "none_for_a_party_on_hold",
-                    made[made["party_id"].isin(not_active)],
+                    moved[moved["party_id"].isin(not_active)],
                     "an instruction pays a party that is not active: a defect, report it; dispatch cancels it",
-                    checked=len(made),
+                    checked=len(moved),
                 ),
                 check_result(
                     NAME,

@@ -1,5 +1,7 @@
 """`payout_submissions`: the only step that acts on the outside world."""
 
+import logging
+
 import dagster as dg
 import pandas as pd
 
@@ -9,6 +11,8 @@ from payments_pipeline.processors.dispatch import Dispatch
 from payments_pipeline.storage import checks
 
 NAME = "payout_submissions"
+#: Says how far a long dispatch has come, as the run's log does, to whoever runs it in this process and listens.
+PROGRESS = logging.getLogger("payments_pipeline.progress")
 
 
 def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
@@ -38,6 +42,10 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
     def run(
         context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, gateway: PayoutGateway
     ) -> dg.MaterializeResult:
+        def tell(words: str) -> None:
+            context.log.info(words)
+            PROGRESS.info(words)
+
         day = partition_day(context)
         parties = inputs.reference().parties.frame
         dispatched = Dispatch(
@@ -47,7 +55,7 @@ def payout_submissions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
             policy=money_zone.policy,
             zone=inputs.zone,
             run=run_info(context),
-            progress=context.log.info,
+            progress=tell,
         )(parties)
         for words in filter(None, (dispatched.stopped, dispatched.doubts)):
             context.log.warning(words)

@@ -8,6 +8,7 @@ from payments_pipeline.defs.io_managers import COLUMN_SCHEMA_KEY, WRITE_MODE_KEY
 from payments_pipeline.defs.resources import Inputs, MoneyZone, partition_day, run_info
 from payments_pipeline.domain.checks import report_not_recorded
 from payments_pipeline.domain.schemas import SETTLEMENT_RECORDS
+from payments_pipeline.storage import checks
 from payments_pipeline.storage.settlement_records import take_report_in
 
 NAME = SETTLEMENT_RECORDS.name
@@ -55,7 +56,8 @@ def settlement_records(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
             pots,
             run_info(context),
         )
-        records = taken.records
+        records, tables = taken.records, checks.DayTables(money_zone.url, partition_day(context))
+        matched = tables(checks.MATCHED_LINES)["entry_reference"]
         outcomes = records["outcome"].value_counts()
         return dg.MaterializeResult(
             value=records,
@@ -71,13 +73,14 @@ def settlement_records(match_days: dg.PartitionsDefinition) -> dg.AssetsDefiniti
                     NAME,
                     "equal_reports",
                     report_not_recorded(settlement_reports, records),
-                    "the report and the records of this date differ: run the day again; if it stays, report a defect",
+                    "the report and the records of this date differ: where the report lost or changed a line that was "
+                    "taken in, what was posted of it stands, and the processor mends it; else run the day again",
                     checked=len(settlement_reports),
                 ),
                 check_result(
                     NAME,
                     "all_matched",
-                    records[records["outcome"] == "unmatched"],
+                    records[(records["outcome"] == "unmatched") & ~records["entry_reference"].isin(matched)],
                     "their cash is in suspense until they are matched: ask the processor what they are for",
                     checked=len(records),
                 ),
