@@ -313,6 +313,7 @@ def accept(proposal_id: str | None, competition: str | None, digest: str | None,
     with _approver() as (approver_url, url, today):
         decided = approvals.decide(approver_url, proposal_id, "accepted", reason)
         outcome = approvals.carry_out_accepted(url, today, _by_command())
+    proposal_id = decided["proposal_id"]
     is_done, waits = proposal_id in outcome.done, outcome.waiting.get(proposal_id)
     if decided["kind"] == "rule_change":
         waits = f"the next run of {decided['content']['match_day']} posts it"

@@ -324,5 +324,7 @@ def _failure_words(day: date, result: dg.ExecuteInProcessResult) -> str:
         text = "no error was recorded" if error is None else error.message.strip()
         if text.startswith(_OURS):
             text = text.partition(": ")[2]
+        if found and "DagsterAssetCheckFailedError" in text:
+            continue  # what the check found says more
         words.append(f"{event.step_key}: {text}")
     return f"{day} failed at {'; '.join(words + found) or 'no step: see the run'} (run {result.run_id})"

@@ -215,7 +215,7 @@ class Database:
             assert row is not None
             moment, *read = row
             now = {
-                table: known[table] + rows if table in APPEND_ONLY else rows
+                table: (known[table] + rows if rows else known[table]) if table in APPEND_ONLY else rows
                 for table, (_, rows) in zip(self._looked_at, read, strict=True)
             }
             # A row that changed is one more that is new, and one less of before.

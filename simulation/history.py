@@ -184,7 +184,7 @@ def draw_backfill(seed: int) -> tuple[History, tuple[Operation, ...]]:
     Nothing is delivered under two days: a match that moves between days under way belongs to the day that posted it
     first, and no order can change that.
     """
-    drawing = _Drawing(Random(seed), UNRECORDED, days=(2, 3, 3, 4), matches=(3, 6))  # noqa: S311 - reproducible
+    drawing = _Drawing(Random(seed), UNRECORDED, days=(2, 2, 3), matches=(2, 5))  # noqa: S311 - reproducible
     rng = drawing.rng
     deliveries = tuple(drawing.delivery(match_id, 1) for match_id in drawing.matches)
     limit = rng.choice((10**9, 5_000))
@@ -314,6 +314,7 @@ class _Drawing:
             self.retry_story,
             self.outage_story,
             self.late_story,
+            self.forgotten_story,
             self.reinstated_story,
         )
 
@@ -365,6 +366,12 @@ class _Drawing:
         down, up = Weather((), down=True), Weather((), down=False)
         tries = [self.act("dispatch", day), self.act("settle", day + 1), self.act("dispatch", day + 1)]
         return [down, tries[0], Jump(self.rng.choice((2, 6)), 0), *tries[1:], up, self.act("dispatch", day + 1)]
+
+    def forgotten_story(self, day: int) -> list[Operation]:
+        """What had no answer is asked about when the processor has forgotten its key."""
+        lost = Weather((self.rng.choice(("lost_response", "lost_request")),) * 3, down=False)
+        tries = [self.act("dispatch", day + number) for number in range(2)]
+        return [lost, self.act("sweep", day), tries[0], Jump(self.rng.choice((23, 26, 50)), 0), tries[1]]
 
     def late_story(self, day: int) -> list[Operation]:
         """What failed is about to be paid again, and is settled late: before that leaves, or after."""

@@ -325,7 +325,7 @@ def write_proposal(
 def is_proposal(url: str, identity: str) -> bool:
     """Say whether a proposal has this id, decided or not."""
     with connect(url) as connection:
-        found = connection.execute("SELECT FROM proposals WHERE proposal_id::text = %s", (identity,)).fetchone()
+        found = connection.execute("SELECT FROM proposals WHERE proposal_id = %s", (_uuid(identity),)).fetchone()
     return found is not None
 
 
@@ -357,6 +357,7 @@ def decide(approver_url: str, identity: str, decision: str, reason: str) -> Row:
                 "INSERT INTO proposal_decisions (proposal_id, decision, reason, actor) VALUES (%s, %s, %s, %s)",
                 (identity, decision, reason, login),
             )
+    identity = str(_uuid(identity))
     return {"proposal_id": identity, "kind": kind, "content": content, "maker": maker, "decision": decision}
 
 

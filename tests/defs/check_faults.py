@@ -544,7 +544,10 @@ def a_record_is_given_twice(days: CheckedDays) -> Iterator[None]:
     )
 
 
-CURE_OF_RECORDS = "the report and the records of this date differ: run the day again; if it stays, report a defect"
+CURE_OF_RECORDS = (
+    "the report and the records of this date differ: where the report lost or changed a line that was taken in, what "
+    "was posted of it stands, and the processor mends it; else run the day again"
+)
 
 
 @fault(

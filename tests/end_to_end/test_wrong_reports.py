@@ -289,12 +289,14 @@ def test_cash_of_a_key_that_nobody_sent_and_of_kind_other_is_in_suspense_until_a
     }
     [(rule, said)] = world.broken().items()
     assert rule == "no money is in suspense"
-    assert "-46 GBP in suspense: give the pot a recipient, or match the report line" in said
+    for line, minor in ((nobodys, -77), (other, 31)):
+        assert f"{minor} GBP in suspense of entry {line} of sandbox: match the report line" in said
     # The next day's report is in order, and the breaks stay.
     world.settle(THIRD)
     assert world.breaks(THIRD).keys() == {nobodys, other}
     world.match(nobodys, other)
     assert world.settle(THIRD) == set()
+    assert world.settle() == {"no_breaks"}, "matched by now, though not by the end of that day"
     assert world.ledger() == ALL_PAID | {("cash:sandbox", "GBP"): -10_046, ("fees:sandbox", "GBP"): 46}
     world.books_all_that_moved_once()
     assert world.broken() == {}
@@ -352,6 +354,9 @@ def test_a_line_in_another_currency_settles_nothing_and_is_a_break_until_it_is_p
     assert world.states() == SETTLED
     assert world.ledger() == ALL_PAID | {("cash:sandbox", "GBP"): -10_050, ("party:A", "GBP"): 50}
     assert world.breaks(day).keys() == {line, back}, "each until a person has said what it was"
+    said = world.broken()["no money is in suspense"]
+    for each, minor in ((line, -2700), (back, 2700)):
+        assert f"{minor} EUR in suspense of entry {each} of sandbox: match the report line" in said
     world.match(line, back, day=day)
     assert "no_breaks" not in world.settle(day)
     world.books_all_that_moved_once()
@@ -427,12 +432,28 @@ def test_a_report_that_lacks_lines_settles_what_it_has_and_takes_in_the_rest_onc
     assert world.broken() == {}
 
 
+@pytest.mark.rule("settlement/grown-taken-in")
+def test_a_grown_report_that_is_refused_holds_up_no_other_that_has_grown(world: World) -> None:
+    assert [world.settle(day) for day in (NEXT, THIRD)] == [set(), set()]
+    world.sandbox.fault("alters", entry_reference=world.entry("A"), minor=-50)
+    world.write("f", "fee", -5, THIRD)
+    words = world.refused(world.grown)
+    assert words.startswith(f"{NEXT} failed at settlement_records: ")
+    assert str(THIRD) not in words
+    assert world.ledger() == ALL_PAID | {("cash:sandbox", "GBP"): -10_005, ("fees:sandbox", "GBP"): 5}
+    world.sandbox.behave()
+    assert world.grown() == []
+    world.books_all_that_moved_once()
+
+
 def test_a_line_that_was_taken_in_and_is_gone_from_the_report_stands_and_is_named(world: World) -> None:
     line = world.entry("A")
     world.settle()
     world.sandbox.fault("withholds", entry_reference=line)
     for _ in range(2):
-        assert "equal_reports" in world.refused()
+        words = world.refused()
+        assert "settlement_records: equal_reports: 1 of 3: the report and the records of this date differ" in words
+        assert "what was posted of it stands, and the processor mends it" in words
         said = failed_check(world, "settlement_records:equal_reports")
         assert f"| {line} | -5400 | GBP | the records alone |" in str(said.metadata["rows"].value)
         assert (world.states(), world.ledger()) == (SETTLED, ALL_PAID)
@@ -451,7 +472,7 @@ def test_a_line_that_was_taken_in_and_is_gone_from_the_report_stands_and_is_name
     [
         ("misbalances", {"minor": 7}, "its GBP balance opens at 0 and closes at -9993, and its entries move -10000"),
         ("mislabels", {}, "kind 'adjustment' is not known"),
-        ("contradicts", {"minor": -50}, "schema"),
+        ("contradicts", {"minor": -50}, "ask the processor which of these lines holds"),
     ],
 )
 def test_a_report_that_cannot_be_relied_on_is_taken_in_no_part_of_it_and_waits_until_it_can(
@@ -460,11 +481,15 @@ def test_a_report_that_cannot_be_relied_on_is_taken_in_no_part_of_it_and_waits_u
     line = world.entry("A")
     named = {"date": str(NEXT)} if kind == "misbalances" else {"entry_reference": line}
     world.sandbox.fault(kind, **named, **fields)
-    assert told in world.refused()
+    words = world.refused()
     if kind == "contradicts":
+        assert "settlement_reports: schema: " in words
+        assert f" of 5: the processor's report is not one that can be taken in: {told}" in words
         said = failed_check(world, "settlement_reports:schema")
         assert line in str(said.metadata["rows"].value)
-        assert "ask the processor which of these lines holds" in str(said.metadata["cure"].value)
+        assert told in str(said.metadata["cure"].value)
+    else:
+        assert f"sandbox: the report of {NEXT} cannot be read: {told}. Nothing was taken in." in words
     assert world.states() == dict.fromkeys(OWED, "submitted")
     assert world.ledger() == ALL_SENT
     assert world.zone.open_items() == {}

@@ -245,7 +245,7 @@ def test_a_submission_is_of_what_is_instructed(zone, connection, other):
         attempt(connection, a)
 
 
-@pytest.mark.rule("accounts/failed")
+@pytest.mark.rule("accounts/report-lines")
 def test_a_submission_is_reversed_once_by_its_failure(zone, connection):
     a = zone.instruction("a")
     with connection.transaction():

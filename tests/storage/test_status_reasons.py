@@ -1,9 +1,12 @@
-"""`status` says of each open item why it is open, as of now: an older reason that no longer holds is not told."""
+"""`status` says of each open item why it is open, as of now: an older reason that no longer holds is not told.
+
+And of each unknown outcome what was said of it last.
+"""
 
 import datetime as dt
 
 import pytest
-from dispatches import REJECTED
+from dispatches import REJECTED, UNAVAILABLE, UNKNOWN
 from money_zone import DAY, FakeProcessor, MoneyZone, parties_frame
 
 from payments_pipeline import status
@@ -58,3 +61,21 @@ def test_what_failed_is_free_to_later_days_whatever_held_it_up_before(zone):
     assert told(zone) == [("for_a_later_day", 600, f"given back: free to sweeps of days after {DAYS[1]}")]
     zone.sweep(HOLD, DAYS[2])
     assert [reason for reason, _, _ in told(zone)] == ["party_on_hold"]
+
+
+def test_what_is_unknown_is_listed_with_its_deadline_and_what_was_said_of_it_last(zone):
+    zone.owe(a=600)
+    zone.sweep(ACTIVE)
+    processor = FakeProcessor(lose=UNKNOWN, look=UNAVAILABLE)
+    for last_answer in (None, "unanswered"):
+        zone.dispatch(ACTIVE, processor)
+        [row] = status.overall(zone.url)["unknown"]
+        assert str(row["instruction_id"]) == zone.instruction("a")
+        assert row["not_after"] == zone.value("SELECT not_after FROM payout_attempts")
+        assert (row["party_id"], row["amount_minor"], row["last_answer"]) == ("a", 600, last_answer)
+    assert status.overall(zone.url, day=DAY, party="a")["unknown"] == [row]
+    for other in ({"day": DAYS[1]}, {"party": "b"}):
+        assert status.overall(zone.url, **other)["unknown"] == []
+    processor.look = lambda _key: None
+    zone.dispatch(ACTIVE, processor)
+    assert status.overall(zone.url)["unknown"] == []

@@ -12,7 +12,8 @@ from verify_world import World
 
 from payments_pipeline.domain.errors import BadFileError, ConfigurationError
 from payments_pipeline.settings import Settings
-from payments_pipeline.verify import rules_decisions, verify
+from payments_pipeline.storage.postgres import connect
+from payments_pipeline.verify import rules_decisions, rules_schema, verify
 from payments_pipeline.verify.files import FILE_RULES
 from payments_pipeline.verify.tables import TABLE_RULES
 
@@ -66,6 +67,17 @@ def test_a_fault_in_a_table_is_found_by_its_rule_and_those_it_cannot_but_break(
 
 def test_every_rule_over_tables_has_a_fault() -> None:
     assert [rule for rule, _, _ in FAULTS] == list(TABLE_RULES)
+
+
+def test_every_trigger_on_insert_would_be_missed(database_url: str) -> None:
+    """Those of foreign keys are Postgres's own."""
+    with connect(database_url) as connection:
+        found = connection.execute(
+            """SELECT c.relname, p.proname FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+               JOIN pg_proc p ON p.oid = t.tgfoid
+               WHERE c.relnamespace = 'payments'::regnamespace AND NOT t.tgisinternal AND (t.tgtype & 4) = 4"""
+        ).fetchall()
+    assert sorted(found) == sorted(rules_schema._CHECKED_IN)
 
 
 READ, POTS, FORM, DIVISION, POSTED, MATCHES, BREAKS, REPORTS, INTAKES, CERTIFICATES = FILE_RULES
@@ -128,6 +140,19 @@ def test_a_breach_names_the_record_its_amounts_and_the_cure(world: World) -> Non
     assert broken(world)[POSTED][0] == (
         "2024-08-17, match m1, revenue  line 4, party:fed: posted 400, the stored shares say 401 GBP; run the day again"
     )
+
+
+@pytest.mark.rule("accounts/suspense")
+def test_what_is_in_suspense_is_named_line_by_line_and_pot_by_pot(world: World) -> None:
+    world.tamper(
+        """ALTER TABLE ledger_entries DROP CONSTRAINT ledger_entries_account_of_kind;
+           UPDATE ledger_entries SET account = 'suspense', party_id = NULL, is_item = false
+           WHERE account = 'fees:sandbox' OR (match_id, account) = ('m2', 'party:ref')"""
+    )
+    assert sorted(broken(world)["no money is in suspense"]) == [
+        "-25 GBP in suspense of entry e-fee of sandbox: match the report line",
+        "500 GBP in suspense of match m2: give its revenue pot a recipient",
+    ]
 
 
 def test_a_posted_day_without_stored_shares_is_found(world: World) -> None:
