@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import click
 
 from payments_pipeline.domain.money import format_minor
 
@@ -103,11 +106,26 @@ def _cell(column: str, value: object, row: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def progress(console: Console, total: int) -> Iterator[Callable[[], None]]:
-    """Show a bar on a terminal; gives what moves it on."""
+def progress(console: Console, total: int) -> Iterator[tuple[Callable[[], None], Callable[[str], None]]]:
+    """Show a bar on a terminal; gives what moves it on, and what says something below it: elsewhere on a line."""
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
 
-    columns = (TextColumn("days"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("days", total=total)
-        yield lambda: bar.advance(task)
+    if not console.is_terminal:
+        yield lambda: None, partial(click.echo, err=True)
+        return
+    bar = Progress(TextColumn("days"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    task = bar.add_task("days", total=total)
+    words = Text(no_wrap=True, overflow="ellipsis")
+
+    def advance() -> None:
+        bar.advance(task)
+        words.plain = ""
+
+    def say(said: str) -> None:
+        words.plain = said
+
+    with Live(Group(bar, words), console=console, transient=True):
+        yield advance, say
