@@ -113,19 +113,25 @@ class SimulatedConnection(psycopg.Connection[Any]):
         return answer
 
     def _wait_beside_others(self, gen: Any) -> Any:
-        socket = self.pgconn.socket
-        pid = self.pgconn.backend_pid
+        socket, pid = self.pgconn.socket, self.pgconn.backend_pid
         try:
             wanted = next(gen)
             while True:
-                reads = [socket] if wanted & waiting.Wait.R else []
-                writes = [socket] if wanted & waiting.Wait.W else []
-                readable, writable, _ = select.select(reads, writes, [], _POLL_S)
-                if not readable and not writable:
+                # Tasks that crashed keep their files: there may be more than `select` can look at.
+                poll = select.poll()
+                poll.register(
+                    socket,
+                    (select.POLLIN if wanted & waiting.Wait.R else 0)
+                    | (select.POLLOUT if wanted & waiting.Wait.W else 0),
+                )
+                events = sum(event for _, event in poll.poll(_POLL_S * 1000))
+                if not events:
                     while self.effects.is_blocked(pid):
                         self.effects.block()
                     continue
-                ready = (waiting.Ready.R if readable else 0) | (waiting.Ready.W if writable else 0)
+                # An end or an error shows when it is read.
+                readable = events & ~select.POLLOUT
+                ready = (waiting.Ready.R if readable else 0) | (waiting.Ready.W if events & select.POLLOUT else 0)
                 wanted = gen.send(ready)
         except StopIteration as end:
             return end.value
