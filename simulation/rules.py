@@ -373,19 +373,35 @@ def _by_themselves(before: Snapshot, now: Snapshot, under_way: Collection[str]) 
         claimed[claim["instruction_id"]].append(entries[claim["item_id"]])
     was_open = {(item["item_id"], item["next_claim_no"]) for item in before["open_items"]}
     left: dict[Account, list[Row]] = defaultdict(list)
+    all_left: dict[Account, list[Row]] = defaultdict(list)
+    match_days, unswept = days_of(now), unswept_days(now["sweeps"], now["day_postings"])
     for item in now["open_items"]:
+        if of_day(item, match_days) in unswept:
+            continue  # of a day whose run did not get to its sweep: another rule's
+        all_left[item["party_id"], item["currency"]].append(item)
         if (item["item_id"], item["next_claim_no"]) in was_open:
             left[item["party_id"], item["currency"]].append(item)
     for row in now["payout_instructions"]:
         if row["instruction_id"] in known or row["run_id"] in under_way:
             continue
-        mine, day = claimed[row["instruction_id"]], row["sweep_day"]
-        by_hand = any(entry["kind"] in ("write_off", "match") for entry in mine)
-        loose = any(entry["match_id"] is None for entry in mine)
-        for item in left[row["party_id"], row["currency"]]:
-            later = item["day"] > day or (item["available_after"] or "") >= day
-            if by_hand or item["match_id"] is None or (loose and later):
-                yield f"instruction {row['instruction_id']} was made without {item['item_id']}, which it nets with"
+        account = row["party_id"], row["currency"]
+        net = -row["amount_minor"] if row["direction"] == "debit" else row["amount_minor"]
+        # What came to be open meanwhile the sweep may have seen, or not.
+        beside = [
+            _held_beside(claimed[row["instruction_id"]], each[account], row["sweep_day"]) for each in (left, all_left)
+        ]
+        if all(net * held < 0 for held in beside):
+            yield f"instruction {row['instruction_id']} of {net} was made without {beside[0]}, which it nets with"
+
+
+def _held_beside(claimed: list[Row], left: list[Row], day: str) -> int:
+    """Give what a party has open beside what was claimed, and that makes up for it; 0 where all is of matches."""
+    newest = max((row["day"] for row in [*claimed, *left] if row["match_id"] is None), default="")
+    return sum(
+        item["amount_minor"]
+        for item in left
+        if newest and (item["day"] <= max(day, newest) or (item["available_after"] or "") >= day)
+    )
 
 
 def _paid_already(before: Snapshot, now: Snapshot) -> Iterator[str]:
@@ -397,7 +413,7 @@ def _paid_already(before: Snapshot, now: Snapshot) -> Iterator[str]:
     late = {
         journals[entries[item["item_id"]]["journal_id"]]["instruction_id"]
         for item in before["open_items"]
-        if item["kind"] in ("settlement", "return") and item in now["open_items"]
+        if item["match_id"] is None and item in now["open_items"]
     }
     sent = {row["instruction_id"] for row in now["payout_attempts"]}
     sent -= {row["instruction_id"] for row in before["payout_attempts"]}

@@ -17,6 +17,7 @@ import pandas as pd
 
 from payments_pipeline.domain.errors import AllocationOverflowError
 from payments_pipeline.domain.ids import business_ids
+from payments_pipeline.domain.keys import key_codes
 from payments_pipeline.domain.lifecycle import State
 from payments_pipeline.domain.policy import Policy
 
@@ -45,7 +46,7 @@ WAIT_WORDS = {
     ),
     WaitReason.POSTING_BREAK: "their match has a break: mend its input and run its day again",
     WaitReason.CORRECTION_UNDER_WAY: "what they correct is about to be sent: the next sweep nets the two",
-    WaitReason.NETS_LATER: "what they are to be netted with is free to later days only: a later day's sweep nets them",
+    WaitReason.NETS_LATER: "what they are to be netted with is free to later days only, or waits itself",
     WaitReason.NOT_COLLECTED: "the competition pays when the payer has paid, and the payer has not",
     WaitReason.COLLECTION_NOT_SETTLED: "what is given back is being collected still: it is paid once that is settled",
     WaitReason.PARTY_UNKNOWN: "the party is not in the reference data: add it",
@@ -99,7 +100,8 @@ def plan_sweep(
     Args:
         sweep_day: day of the sweep.
         items: item_id, claim_no, party_id, currency, amount_minor (int64, > 0 owed to the party), wait (a reason of the
-            item's own, or None), by_hand (whether it came to be by what people decided).
+            item's own, or None), later_minor (Int64: of a party and currency with items of no match, what of its open
+            items is not among these because it is free to later days only; null of the others).
         parties: party_id, status, payout_token, collection_token, token_changed_by as of now.
         failing: party_id, currency, token of parties whose last instructions all failed with that token.
         policy: minimums and limits.
@@ -131,21 +133,31 @@ def plan_sweep(
 
 
 def _with_their_party(items: pd.DataFrame) -> pd.DataFrame:
-    """Let all items of a party and currency wait where one waits that the others are to be netted with.
+    """Let all items of a party and currency wait where others wait that they are to be netted with.
 
-    What is of a day whose run did not get to its sweep may correct the others. What was written off, or paid by hand,
-    makes up for what is owed: without it, it would be paid out.
+    What is of a day whose run did not get to its sweep may correct the others. What is of no match makes up for others,
+    or they for it: where what is free and what waits have opposite signs, what is free would move what nobody owes. A
+    debt would be collected that was written off, or the write-off paid out.
     """
-    wait = items["wait"].to_numpy(object).copy()
     has_wait = items["wait"].notna().to_numpy()
-    if not has_wait.any():
+    is_loose = items["later_minor"].notna().to_numpy()
+    is_unswept = items["wait"].eq(WaitReason.DAY_NOT_SWEPT).to_numpy()
+    if not is_unswept.any() and not is_loose.any():
         return items
-    keys = pd.MultiIndex.from_frame(items[["party_id", "currency"]].astype(object))
-    for reason, holds_up in (
-        (WaitReason.DAY_NOT_SWEPT, wait == WaitReason.DAY_NOT_SWEPT),
-        (WaitReason.NETS_LATER, has_wait & keys.isin(keys[items["by_hand"].to_numpy(bool)])),
-    ):
-        wait[~has_wait & keys.isin(keys[holds_up])] = str(reason)
+    of_row, _ = key_codes([items[name].to_numpy(object) for name in ("party_id", "currency")])
+    amount = items["amount_minor"].to_numpy("int64")
+    free, waiting = (np.zeros(of_row.max() + 1, object) for _ in range(2))
+    np.add.at(free, of_row[~has_wait], amount[~has_wait].astype(object))
+    np.add.at(waiting, of_row[has_wait], amount[has_wait].astype(object))
+    later = np.zeros(len(free), object)
+    later[of_row[is_loose]] = items["later_minor"].to_numpy(object)[is_loose]
+    held = waiting + later
+    holds_up = np.zeros((2, len(free)), bool)
+    holds_up[0, of_row[is_unswept]] = True
+    holds_up[1, of_row[is_loose]] = ((free > 0) & (held < 0) | (free < 0) & (held > 0))[of_row[is_loose]]
+    wait = items["wait"].to_numpy(object).copy()
+    for reason, held_up in zip((WaitReason.NETS_LATER, WaitReason.DAY_NOT_SWEPT), holds_up[::-1], strict=True):
+        wait[~has_wait & held_up[of_row]] = str(reason)
     return items.assign(wait=wait)
 
 

@@ -81,6 +81,13 @@ class Policy(_Strict):
     sweep: SweepPolicy
     checks: ChecksPolicy
 
+    @model_validator(mode="before")
+    @classmethod
+    def _approval_moved(cls, content: object) -> object:
+        if isinstance(content, dict) and "approval" in content:
+            raise ValueError("approval.expires_days is a limit per currency now: write it as default.expires_days")
+        return content
+
     @model_validator(mode="after")
     def _currencies_are_codes(self) -> Self:
         for code in self.currencies:

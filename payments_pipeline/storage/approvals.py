@@ -448,8 +448,8 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry 
         """SELECT s.state, a.not_after, a.not_after < clock_timestamp(),
                   (SELECT l.answer FROM payout_look_ups l
                    WHERE l.instruction_id = s.instruction_id AND l.answer <> 'unanswered' AND l.asked_at > a.not_after
-                   ORDER BY l.look_up_no DESC LIMIT 1)
-           FROM instruction_states s
+                   ORDER BY l.look_up_no DESC LIMIT 1), i.processor
+           FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
            JOIN LATERAL (SELECT not_after FROM payout_attempts p WHERE p.instruction_id = s.instruction_id
                          ORDER BY attempt_no DESC LIMIT 1) a ON true
            WHERE s.instruction_id = %s""",
@@ -457,7 +457,7 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry 
     ).fetchone()
     if found is None:
         return f"there is no instruction {proposal.instruction_id} that was sent."
-    state, not_after, is_past, answer = found
+    state, not_after, is_past, answer, processor = found
     if state != State.UNKNOWN:
         return f"instruction {proposal.instruction_id} is {state}: only an unknown outcome is resolved by hand."
     if proposal.to_state == State.FAILED and not is_past:
@@ -465,10 +465,11 @@ def _fault(cursor: psycopg.Cursor[Any], proposal: WriteOff | Resolution | Retry 
             f"instruction {proposal.instruction_id} may still be sent until {not_after:%Y-%m-%d %H:%M:%S %Z}: a "
             "dispatch asks about it."
         )
-    if proposal.to_state == State.FAILED and answer != "never_seen":
+    if proposal.to_state == State.FAILED and answer in (None, "accepted"):
         return (
-            f"the processor has not said that it never saw instruction {proposal.instruction_id} since that could last "
-            f"be sent, {not_after:%Y-%m-%d %H:%M:%S %Z} ({answer or 'not asked'}): a dispatch asks about it."
+            f"{processor} has not said that it does not have instruction {proposal.instruction_id} since that could "
+            f"last be sent, {not_after:%Y-%m-%d %H:%M:%S %Z} ({answer or 'not asked'}): a dispatch by {processor} asks "
+            "about it."
         )
     return ""
 

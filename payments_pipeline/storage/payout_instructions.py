@@ -43,8 +43,8 @@ _CORRECTED = """
 #: time. Days of a backfill go by within minutes.
 _EXPIRED = """
     SELECT s.instruction_id, s.state, s.seq FROM instruction_states s JOIN payout_instructions i USING (instruction_id)
-    WHERE s.state = 'held' AND s.since_on + i.approval_days <= %s
-      AND i.created_at + make_interval(days => i.approval_days) <= clock_timestamp()
+    WHERE s.state = 'held' AND s.since_on + coalesce(i.approval_days, 1) <= %s
+      AND i.created_at + make_interval(days => coalesce(i.approval_days, 1)) <= clock_timestamp()
 """
 
 #: What a sweep of {day} may take, each with a reason of its own to wait. Releases and settlements dated on or after the
@@ -63,12 +63,13 @@ _ITEMS = """
             WHEN o.match_id IS NOT NULL THEN o.day END AS of_day
         FROM open_items o
         WHERE o.day <= {day}
-    ), incomplete AS MATERIALIZED (
-        -- What is of no match may make up for others of its party, or they for it, and one is free to later days only.
-        SELECT DISTINCT l.party_id, l.currency FROM open_items l
-        WHERE l.match_id IS NULL AND EXISTS (
-            SELECT FROM open_items o WHERE (o.party_id, o.currency) = (l.party_id, l.currency)
-              AND (o.day > {day} OR o.available_after >= {day}))
+    ), loose AS MATERIALIZED (
+        -- What is of no match may make up for others, or they for it: what of them is free to later days only.
+        SELECT l.party_id, l.currency, (
+            SELECT coalesce(sum(o.amount_minor), 0)::bigint FROM open_items o
+            WHERE (o.party_id, o.currency) = (l.party_id, l.currency)
+              AND (o.available_after >= {day} OR o.day > {day} AND o.day <= l.newest)) AS later_minor
+        FROM (SELECT party_id, currency, max(day) AS newest FROM open_items WHERE match_id IS NULL GROUP BY 1, 2) l
     )
     SELECT o.item_id, o.next_claim_no, o.party_id, o.currency, o.amount_minor,
         CASE
@@ -77,7 +78,6 @@ _ITEMS = """
                 SELECT FROM due b JOIN unswept ON unswept.match_day = b.of_day
                 WHERE (b.party_id, b.currency) = (o.party_id, o.currency)
             ) THEN 'day_not_swept'
-            WHEN (o.party_id, o.currency) IN (SELECT party_id, currency FROM incomplete) THEN 'nets_later'
             WHEN EXISTS (
                 SELECT FROM posting_breaks b
                 WHERE b.match_id = o.match_id AND b.match_day = o.of_day
@@ -131,8 +131,8 @@ _ITEMS = """
                             AND NOT (s.state = 'settled' AND s.since_on < {day})))
             ) THEN 'collection_not_settled'
         END,
-        o.kind IN ('write_off', 'match')
-    FROM due o LEFT JOIN unswept u ON u.match_day = o.of_day
+        l.later_minor
+    FROM due o LEFT JOIN unswept u ON u.match_day = o.of_day LEFT JOIN loose l USING (party_id, currency)
     WHERE (o.available_after IS NULL OR o.available_after < {day}) AND (u.match_day IS NULL OR u.was_swept)
 """
 _ITEMS_SCHEMA = {
@@ -142,7 +142,7 @@ _ITEMS_SCHEMA = {
     "currency": _STRING,
     "amount_minor": _INT,
     "wait": _STRING,
-    "by_hand": pa.bool_(),
+    "later_minor": _INT,
 }
 
 #: Tokens with which {count} instructions or more have failed or come back since the newest that proves the account, by

@@ -67,6 +67,7 @@ _CHECKED = {
     "check_refund_makers": "instruction_events",
     "check_resolutions": "instruction_events",
     "check_ends": "instruction_events",
+    "check_sendings": "instruction_events",
     "check_payout_attempts": "payout_attempts",
     "check_attempts_posted": "payout_attempts",
     "check_report_lines": "report_lines",
@@ -74,7 +75,6 @@ _CHECKED = {
     "check_proposal_decisions": "proposal_decisions",
     **{f"audit_{table}": table for table in AUDITED},
     "check_journals": "audit_entries",
-    "check_sendings": "audit_entries",
     "link_audit_entry": "audit_entries",
 }
 #: Those that a condition lets be asked about their own rows alone.

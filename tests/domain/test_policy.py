@@ -56,6 +56,7 @@ def test_a_limit_of_zero_is_stated_and_not_missing():
         ("dispatch.key_margin_s", -1),
         ("sweep.failures_in_a_row", 0),
         ("default.expires_days", 0),
+        ("approval", {"expires_days": 14}),
         ("currencies", {"GBP": {"expires_days": 0}}),
         ("checks.reject_rate_bp", 10_001),
     ],

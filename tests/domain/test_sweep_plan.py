@@ -39,7 +39,7 @@ def item(party_id: str, amount_minor: int, wait: str | None = None, **other: Any
         "currency": "GBP",
         "amount_minor": amount_minor,
         "wait": wait,
-        "by_hand": False,
+        "later_minor": None,
     } | other
 
 
@@ -49,8 +49,9 @@ def sweep(
     day: dt.date = DAY,
     parties: pd.DataFrame = PARTIES,
 ) -> SweepPlan:
-    columns = ["item_id", "claim_no", "party_id", "currency", "amount_minor", "wait", "by_hand"]
-    return plan_sweep(day, pd.DataFrame(list(items), columns=columns), parties, failing, POLICY)
+    columns = ["item_id", "claim_no", "party_id", "currency", "amount_minor", "wait", "later_minor"]
+    frame = pd.DataFrame(list(items), columns=columns).astype({"later_minor": "Int64"})
+    return plan_sweep(day, frame, parties, failing, POLICY)
 
 
 def made(plan: SweepPlan) -> list[tuple[Any, ...]]:
@@ -203,14 +204,22 @@ def test_the_minimum_is_of_the_net_and_not_of_each_item():
     assert waits(sweep(item("a", 500), item("a", -450))) == {("a", WaitReason.BELOW_MINIMUM): (2, 50)}
 
 
-def test_what_people_gave_waits_as_long_as_anything_of_its_party_does():
+def test_what_is_of_no_match_waits_with_what_it_makes_up_for_where_their_signs_differ():
     """A debt waits because its match has a break: what was written off of it would be paid out."""
-    rows = item("a", -700, "posting_break"), item("a", 700, by_hand=True), item("a", 50), item("b", 600)
-    plan = sweep(*rows)
+    a = {"later_minor": 0}
+    plan = sweep(item("a", -700, "posting_break", **a), item("a", 700, **a), item("a", 50, **a), item("b", 600))
     assert plan.instructions["party_id"].tolist() == ["b"]
     assert waits(plan) == {("a", WaitReason.POSTING_BREAK): (1, -700), ("a", WaitReason.NETS_LATER): (2, 750)}
-    free = sweep(item("a", -700), item("a", 700, by_hand=True))
-    assert free.instructions["state"].tolist() == ["netted"]
+    assert sweep(item("a", -700, **a), item("a", 700, **a)).instructions["state"].tolist() == ["netted"]
+    # A share that its payer has not paid yet holds up no payment of the same way.
+    plan = sweep(item("a", 500, "not_collected", **a), item("a", 300, **a))
+    assert made(plan)[0][2:4] == ("credit", 300)
+
+
+@pytest.mark.parametrize(("later", "is_held"), [(700, True), (1, True), (0, False), (-50, False)])
+def test_a_debt_waits_for_what_makes_up_for_it_and_is_free_to_later_days_only(later, is_held):
+    plan = sweep(item("a", -700, later_minor=later), item("a", -50, currency="EUR"))
+    assert (("a", WaitReason.NETS_LATER) in waits(plan)) == is_held
 
 
 @pytest.mark.parametrize("status", ["on_hold", "closed", None])

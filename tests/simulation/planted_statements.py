@@ -122,7 +122,7 @@ BROKEN_TOO = (
     Edit(gate, "_FAULTS", "WHEN c.is_broken", "WHEN false"),
 )
 STOPPED_TOO = Edit(sweeping, "_ITEMS", "WHERE match_day <> {day}", "WHERE match_day <> {day} AND NOT was_swept")
-APART_FROM_STOPPED = Edit(payout_instructions, "_with_their_party", "if not has_wait.any():", "if True:")
+APART_FROM_STOPPED = Edit(payout_instructions, "_with_their_party", "is_unswept.any() and", "True and")
 MADE_UP_APART = Edit(sweeping, "_ITEMS", "OR o.match_id IS NULL AND EXISTS (", "OR false AND EXISTS (")
 APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
@@ -244,15 +244,8 @@ ANYBODYS_KEY = Edit(
 # What people decide, and what makes up for what -----------------------------------------------------------------------
 
 POLICY_UNASKED = Edit(ledger, "_break_reasons", "& (differs | _other_policy(state))", "& differs")
-NETTED_APART = Edit(
-    sweeping,
-    "_ITEMS",
-    "WHEN (o.party_id, o.currency) IN (SELECT party_id, currency FROM incomplete) THEN 'nets_later'",
-    "",
-)
-GIFT_WITHOUT_ITS_DEBT = Edit(
-    payout_instructions, "_with_their_party", 'items["by_hand"].to_numpy(bool)', 'items["by_hand"].isna().to_numpy()'
-)
+NETTED_APART = Edit(payout_instructions, "_with_their_party", "held = waiting + later", "held = waiting")
+GIFT_WITHOUT_ITS_DEBT = Edit(payout_instructions, "_with_their_party", "held = waiting + later", "held = later")
 LATE_SETTLEMENT_UNSEEN = Edit(
     gate,
     "_FAULTS",
@@ -272,12 +265,12 @@ ANY_GIFT = PostgresEdit("check_write_offs", "<= -sum(o.amount_minor)", "> 0")
 NOBODY_WAS_ASKED = Edit(
     approvals,
     "_fault",
-    'if proposal.to_state == State.FAILED and answer != "never_seen":',
+    'if proposal.to_state == State.FAILED and answer in (None, "accepted"):',
     'if proposal.to_state == State.FAILED and answer == "accepted":',
 )
 ANY_RESOLUTION = PostgresEdit(
     "check_resolutions",
-    "AND (r.is_accepted IS NULL OR l.answer IS DISTINCT FROM 'never_seen' OR l.asked_at <= a.not_after)",
+    "AND (r.is_accepted IS NULL OR coalesce(l.answer, 'accepted') = 'accepted' OR l.asked_at <= a.not_after)",
     "AND r.is_accepted IS NULL",
 )
 OWN_REFUND = PostgresEdit("check_refund_makers", "session_user IN (r.requester, r.login)", "false")

@@ -635,7 +635,7 @@ def test_an_unknown_is_called_failed_by_two_people_after_its_deadline_and_its_it
     with pytest.raises(NotApprovedError, match="may still be sent until"):
         approvals.propose(database.url, asked, "asked", "maker")
     as_it_stood(database, "UPDATE payout_attempts SET not_after = now() - interval '1 second'")
-    with pytest.raises(NotApprovedError, match=r"has not said that it never saw .* \(not asked\): a dispatch asks"):
+    with pytest.raises(NotApprovedError, match=r"has not said that it does not have .* \(not asked\): a dispatch by"):
         approvals.propose(database.url, asked, "asked", "maker")
     never_seen = FakeProcessor(look=lambda _key: LookUp(LookUpStatus.NEVER_SEEN))
     zone.dispatch(PARTIES, never_seen, DAY + dt.timedelta(days=1), policy=LIMITED)

@@ -12,7 +12,7 @@ CREATE VIEW payments.late_settlements AS
     JOIN payments.ledger_entries e ON e.entry_id = o.item_id
     JOIN payments.journals j USING (journal_id)
     JOIN payments.instruction_claims c USING (instruction_id)
-    WHERE o.match_id IS NULL AND o.kind IN ('settlement', 'return');
+    WHERE o.match_id IS NULL;
 COMMENT ON VIEW payments.late_settlements IS 'Items of instructions that failed or came back and moved cash all the same, each with the open item that this left: the two are netted before anything is sent.';
 GRANT SELECT ON payments.late_settlements TO payments_runtime, payments_approver;
 
@@ -43,7 +43,7 @@ CREATE TRIGGER match_postings_policies AFTER INSERT ON payments.match_postings
 
 -- Resolutions ---------------------------------------------------------------------------------------------------------
 
--- What two people take for failed the processor has never seen, asked after the last instant at which it may have left.
+-- What two people take for failed the processor does not say it has, asked after the last instant at which it may have left.
 CREATE OR REPLACE FUNCTION payments.check_resolutions() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = payments, pg_temp AS $$
 DECLARE
@@ -52,7 +52,7 @@ BEGIN
     SELECT n.instruction_id, n.seq, n.to_state, a.not_after, l.answer INTO bad
     FROM new_rows n
     LEFT JOIN LATERAL (
-        SELECT a.not_after, a.request_sha256, a.started_at FROM payout_attempts a WHERE a.instruction_id = n.instruction_id
+        SELECT a.not_after, a.request_sha256 FROM payout_attempts a WHERE a.instruction_id = n.instruction_id
         ORDER BY a.attempt_no DESC LIMIT 1) a ON true
     LEFT JOIN LATERAL (
         SELECT l.answer, l.request_sha256, l.asked_at FROM payout_look_ups l
@@ -62,13 +62,12 @@ BEGIN
         WHERE p.kind = 'resolution' AND d.decision = 'accepted' AND p.content ->> 'instruction_id' = n.instruction_id::text
           AND p.content ->> 'to_state' = n.to_state LIMIT 1) r ON true
     WHERE n.from_state = 'unknown' AND CASE n.to_state
-        WHEN 'submitting' THEN l.answer IS DISTINCT FROM 'never_seen' OR l.asked_at < a.started_at
-            OR a.not_after IS NULL OR a.not_after <= clock_timestamp()
+        WHEN 'submitting' THEN l.answer IS DISTINCT FROM 'never_seen' OR a.not_after IS NULL OR a.not_after <= clock_timestamp()
         WHEN 'submitted' THEN r.is_accepted IS NULL
             AND (l.answer IS DISTINCT FROM 'accepted' OR coalesce(l.request_sha256, a.request_sha256) <> a.request_sha256)
         WHEN 'failed' THEN NOT EXISTS (
                 SELECT FROM report_lines t WHERE t.instruction_id = n.instruction_id AND t.kind = 'failed')
-            AND (r.is_accepted IS NULL OR l.answer IS DISTINCT FROM 'never_seen' OR l.asked_at <= a.not_after)
+            AND (r.is_accepted IS NULL OR coalesce(l.answer, 'accepted') = 'accepted' OR l.asked_at <= a.not_after)
             AND (l.answer IS DISTINCT FROM 'rejected' OR coalesce(l.request_sha256, a.request_sha256) <> a.request_sha256)
         ELSE false END
     LIMIT 1;
@@ -76,7 +75,7 @@ BEGIN
         RAISE EXCEPTION 'instruction %: event % ends what is unknown as %, and neither its look-up (%) nor two people say so (deadline %)',
             bad.instruction_id, bad.seq, bad.to_state, coalesce(bad.answer, 'never asked'), bad.not_after
             USING ERRCODE = 'restrict_violation',
-                  HINT = 'Ask the processor by a dispatch; what it has never seen after its deadline, two people may take for failed. Its items stay locked. Nothing was written.';
+                  HINT = 'Ask the processor by a dispatch; what it does not have, asked after its deadline, two people may take for failed. Its items stay locked. Nothing was written.';
     END IF;
     RETURN NULL;
 END
@@ -84,7 +83,9 @@ $$;
 
 -- Attempts ------------------------------------------------------------------------------------------------------------
 
-CREATE UNIQUE INDEX journals_one_failure ON payments.journals (instruction_id) WHERE kind = 'failure';
+-- A failure that a report says may move cash, more than once; the one by dispatch or by people reverses the submission.
+CREATE UNIQUE INDEX journals_one_failure ON payments.journals (instruction_id)
+    WHERE kind = 'failure' AND entry_reference IS NULL;
 
 -- A submission is of what is instructed, and moves it out of the party's account.
 CREATE OR REPLACE FUNCTION payments.check_attempts_posted() RETURNS trigger
@@ -94,14 +95,16 @@ DECLARE
 BEGIN
     SELECT n.instruction_id, n.attempt_no, i.direction, i.amount_minor, i.currency, i.party_id INTO bad
     FROM new_rows n JOIN payout_instructions i USING (instruction_id)
-    WHERE NOT EXISTS (
-        SELECT FROM journals j
+    LEFT JOIN LATERAL (
+        SELECT true AS is_there FROM journals j
         JOIN ledger_entries p ON p.journal_id = j.journal_id AND p.party_id = i.party_id
         JOIN ledger_entries t ON t.journal_id = j.journal_id AND t.account = 'in_transit:' || i.processor
         WHERE j.instruction_id = n.instruction_id AND j.kind = 'submission' AND (p.currency, t.currency) = (i.currency, i.currency)
           AND (p.debit_minor - p.credit_minor, t.credit_minor - t.debit_minor)
               = (CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END,
-                 CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END))
+                 CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END)
+        LIMIT 1) s ON true
+    WHERE s.is_there IS NULL
     LIMIT 1;
     IF FOUND THEN
         RAISE EXCEPTION 'instruction %: attempt % comes before the posting of its submission, a % of % % of %',
@@ -123,24 +126,16 @@ $$;
 -- At the commit, since attempts follow their event; one that is sent without would be asked about by nobody.
 CREATE FUNCTION payments.check_sendings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = payments, pg_temp AS $$
-DECLARE
-    bad record;
 BEGIN
-    SELECT e.instruction_id, e.seq INTO bad
-    FROM unnest(NEW.row_keys) AS k (row_key)
-    JOIN instruction_events e ON e.instruction_id = split_part(trim('()' FROM k.row_key), ',', 1)::uuid
-        AND e.seq = split_part(trim('()' FROM k.row_key), ',', 2)::integer
-    WHERE e.to_state = 'submitting'
-      AND NOT EXISTS (SELECT FROM payout_attempts a WHERE a.instruction_id = e.instruction_id) LIMIT 1;
-    IF FOUND THEN
-        RAISE EXCEPTION 'instruction %: event % says that it is being sent, and it has no attempt', bad.instruction_id, bad.seq
+    IF NOT EXISTS (SELECT FROM payout_attempts a WHERE a.instruction_id = NEW.instruction_id) THEN
+        RAISE EXCEPTION 'instruction %: event % says that it is being sent, and it has no attempt', NEW.instruction_id, NEW.seq
             USING ERRCODE = 'restrict_violation', HINT = 'Commit its event, posting and attempt in one transaction. Nothing was written.';
     END IF;
     RETURN NULL;
 END
 $$;
-CREATE CONSTRAINT TRIGGER audit_entries_sendings AFTER INSERT ON payments.audit_entries
-    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.table_name = 'instruction_events' AND NOT NEW.by_migration)
+CREATE CONSTRAINT TRIGGER instruction_events_sendings AFTER INSERT ON payments.instruction_events
+    DEFERRABLE INITIALLY DEFERRED FOR EACH ROW WHEN (NEW.to_state = 'submitting')
     EXECUTE FUNCTION payments.check_sendings();
 
 -- Approvals -----------------------------------------------------------------------------------------------------------
