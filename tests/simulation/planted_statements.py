@@ -122,7 +122,9 @@ BROKEN_TOO = (
     Edit(gate, "_FAULTS", "WHEN c.is_broken", "WHEN false"),
 )
 STOPPED_TOO = Edit(sweeping, "_ITEMS", "WHERE match_day <> {day}", "WHERE match_day <> {day} AND NOT was_swept")
-APART_FROM_STOPPED = Edit(payout_instructions, "_with_their_party", "is_unswept.any() and", "True and")
+APART_FROM_STOPPED = Edit(
+    payout_instructions, "_with_their_party", "holds_up[0, of_row[is_unswept]] = True", "holds_up[0] = False"
+)
 MADE_UP_APART = Edit(sweeping, "_ITEMS", "OR o.match_id IS NULL AND EXISTS (", "OR false AND EXISTS (")
 APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
