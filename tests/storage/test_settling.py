@@ -131,6 +131,18 @@ def test_paid_plus_open_plus_in_transit_is_what_was_owed(zone, lines, together):
     assert zone.party_balances_disagree() == []
 
 
+@pytest.mark.rule("accounts/report-lines")
+def test_a_payment_that_a_report_fails_a_second_time_with_its_cash_is_taken_in(zone):
+    """Failed, settled late, and undone by the processor: the second failure moves cash, and reverses nothing again."""
+    zone.take_in([_about(zone, "a", 0, "failed")])
+    zone.take_in([_about(zone, "a", -600)], LATER)
+    zone.take_in([_about(zone, "a", 600, "failed")], LATER + dt.timedelta(days=1))
+    assert zone.states()[f"a {DAY}"] == "failed"
+    assert zone.balances().get("cash:sandbox", 0) == 0
+    assert zone.open_items()["a"] == 600
+    assert zone.party_balances_disagree() == []
+
+
 @pytest.mark.rule("accounts/overpaid")
 def test_what_was_paid_beyond_what_is_owed_is_taken_from_the_next_payout(zone):
     zone.take_in([_about(zone, "a", -700)])
