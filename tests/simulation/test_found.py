@@ -23,6 +23,7 @@ def test_the_digest_of_what_nets_to_zero_covers_no_token():
             "currency": ["GBP", "GBP"],
             "amount_minor": [500, -500],
             "wait": [None, None],
+            "later_minor": pd.array([None, None], dtype="Int64"),
         }
     )
     [made] = plan_sweep(dt.date(2024, 8, 17), items, parties_frame(a="active"), NOBODY, POLICY).instructions.to_dict(
