@@ -102,8 +102,9 @@ def _reading(tables: Sequence[str], condition: str, conditional: Collection[str]
     return sql.SQL("SELECT {}").format(sql.SQL(", ").join(parts)).as_bytes()
 
 
-#: How many rows of each table the audit trail has, and what is wrong with its chain after a link that was looked at.
+#: Before the first link of an audit chain.
 _NO_LINK = (date.min, 0)
+#: How many rows of each table the audit trail has, and what is wrong with its chain after a link that was looked at.
 _AUDIT = """
     WITH links AS (
         SELECT c.day, c.seq, c.entry_id, c.hash, encode(sha256(convert_to(format('%%s %%s %%s %%s %%s',
