@@ -11,6 +11,7 @@ Seen in:
 - many: `failed` arrives after `paid`; events come twice, late, out of order;
 - OCA bank-statement-import #157: a batch's total is used for each of its lines; metasfresh #1947: only the first entry
   of a statement is read;
+- banks, from 15 November 2026: a payment is refused for an address without structure, by some for a hybrid one too;
 - the prototype of this program: "yesterday" computed once at load time and days off; a query error that leaves a
   promise unresolved for ever; an error path that reports success and failure; a placeholder left in the query of fees;
   the competition missing from the message; any exception, a timeout too, written down as FAILED.
@@ -20,6 +21,7 @@ The laws behind them are tested at length where their code is; here stands the m
 
 import asyncio
 import datetime as dt
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,6 +67,7 @@ from payments_pipeline.domain import schemas
 from payments_pipeline.domain.alerts import instructions_in_trouble
 from payments_pipeline.domain.allocation import NO_CAP, PERCENT, REMAINDER, Claims, divide
 from payments_pipeline.domain.errors import PayoutOutcomeUnknownError, ProcessorUnavailableError
+from payments_pipeline.domain.parties import PARTIES as PARTIES_LAYOUT
 from payments_pipeline.domain.refund_requests import request_frame
 from payments_pipeline.processors.base import SettlementReport
 from payments_pipeline.processors.sandbox.adapter import SandboxProcessor
@@ -363,6 +366,22 @@ def test_a_batchs_total_is_not_used_for_its_lines_and_every_entry_is_read_not_th
            ORDER BY 1"""
     ) == [("a", -600), ("b", -500), ("c", -300)]
     assert zone.balances() == {"pot:c1": 1400, "cash:sandbox": -1400}
+
+
+def test_no_payment_can_be_refused_for_its_address_none_leaves_with_one(
+    zone: MoneyZone, sandbox: SandboxProcess
+) -> None:
+    reported(zone, sandbox)
+    sent = [json.loads(bytes(request)) for (request,) in zone.rows("SELECT request FROM payout_attempts")]
+    assert len(sent) == 3
+    for request in sent:
+        # The processor knows by its token where a party lives; bank details and addresses are its own to keep.
+        assert request.keys() == {"reference", "token", "direction", "amount_minor", "currency", "execute_on"}
+        assert request["token"] in {f"tok_{name}" for name in NAMES}
+    # And nothing of a party could become one: all that is taken in is its country.
+    assert {field.name for field in PARTIES_LAYOUT.fields} == {
+        "party_id", "party_type", "name", "country", "status", "payout_token", "collection_token", "token_changed_by",
+    }  # fmt: skip
 
 
 # The prototype's own
