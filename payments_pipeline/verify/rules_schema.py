@@ -56,7 +56,7 @@ _CHECKED = {
     "check_refunds": "refunds",
     "check_refund_births": "refunds",
     "check_sweeps": "sweeps",
-    "check_births": "payout_instructions",
+    "check_payout_instructions": "payout_instructions",
     "check_instruction_claims": "instruction_claims",
     "check_siblings": "instruction_claims",
     "check_claim_releases": "claim_releases",
@@ -74,11 +74,12 @@ _CHECKED = {
     "check_retries": "proposals",
     "check_proposal_decisions": "proposal_decisions",
     **{f"audit_{table}": table for table in AUDITED},
+    "check_births": "audit_entries",
     "check_journals": "audit_entries",
     "link_audit_entry": "audit_entries",
 }
 #: Those that a condition lets be asked about their own rows alone.
-_CONDITIONAL = ("check_ends", "check_journals", "check_sendings")
+_CONDITIONAL = ("check_births", "check_ends", "check_journals", "check_sendings")
 #: The same of more tables than one.
 _CHECKED_IN = [
     *((table, function) for function, table in _CHECKED.items()),

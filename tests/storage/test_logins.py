@@ -67,7 +67,7 @@ BEYOND = {
     "is somebody else from now on": "SET SESSION AUTHORIZATION postgres",
     "runs without triggers": "SET session_replication_role = replica",
     "switches the rules off": "ALTER TABLE payments.ledger_entries DISABLE TRIGGER USER",
-    "switches references off": "ALTER TABLE payments.ledger_entries DISABLE TRIGGER ALL",
+    "switches references off": "ALTER TABLE payments.journals DISABLE TRIGGER ALL",
     "drops a constraint": "ALTER TABLE payments.ledger_entries DROP CONSTRAINT ledger_entries_pkey CASCADE",
     "drops a table": "DROP TABLE payments.alerts CASCADE",
     "makes a table": "CREATE TABLE payments.mine (x int)",
