@@ -15,6 +15,8 @@ from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from payments_pipeline.domain.errors import AllocationOverflowError, InvariantError
 from payments_pipeline.domain.ids import business_ids
@@ -27,6 +29,8 @@ ENTRY_KEY = ["match_id", "pot", "pot_party_id", "line_no", "account", "currency"
 #: `recipient` of the line that debits the pot itself.
 POT_RECIPIENT = "pot"
 SUSPENSE = "suspense"
+#: Before a party in the name of its account.
+_PARTY = "party:"
 
 
 class BreakReason(StrEnum):
@@ -119,14 +123,19 @@ def share_entries(shares: pd.DataFrame) -> pd.DataFrame:
     Returns:
         ENTRY_KEY, recipient, schedule_version, amount_minor: int64, > 0 a credit, < 0 a debit; each match sums to 0.
     """
-    party = _text(shares["party_id"])
+    party = shares["party_id"].astype("category")
     lines = pd.DataFrame(
         {
             "match_id": _text(shares["match_id"]),
             "pot": _text(shares["pot"]),
             "pot_party_id": _text(shares["pot_party_id"]),
             "line_no": shares["line_no"].astype("int64"),
-            "account": np.where(shares["line_no"] == 0, SUSPENSE, "party:" + party),
+            "account": np.where(
+                shares["line_no"] == 0,
+                SUSPENSE,
+                # Each account is made once, however many lines it has.
+                (_PARTY + party.cat.categories.astype(object)).to_numpy(object)[party.cat.codes.to_numpy()],
+            ),
             "currency": _text(shares["currency"]),
             "recipient": _text(shares["recipient"]),
             "schedule_version": _text(shares["schedule_version"]),
@@ -152,14 +161,29 @@ def participant_keys(participants: pd.DataFrame) -> pd.Series:
         return pd.Series([], index=pd.Index([], name="match_id", dtype=object), dtype=object)
     frame = participants[["match_id", "party_id", "club_id", "role"]].astype(object)
     frame = frame.where(frame.notna(), "").sort_values(["match_id", "party_id"])
-    boundaries = np.flatnonzero(np.r_[True, frame["match_id"].to_numpy()[1:] != frame["match_id"].to_numpy()[:-1]])
-    triples = frame[["party_id", "club_id", "role"]].to_numpy().tolist()
-    ends = [*boundaries[1:].tolist(), len(triples)]
-    texts = [
-        json.dumps(triples[start:end], separators=(",", ":"), ensure_ascii=False)
-        for start, end in zip(boundaries.tolist(), ends, strict=True)
-    ]
-    return pd.Series(texts, index=pd.Index(frame["match_id"].to_numpy()[boundaries], name="match_id"), dtype=object)
+    match_id = frame["match_id"].to_numpy(object)
+    starts = np.flatnonzero(np.r_[True, match_id[1:] != match_id[:-1]])
+    quoted = [pa.array(frame[name], pa.large_string()).dictionary_encode() for name in ("party_id", "club_id", "role")]
+    triples = _bracketed(pc.binary_join_element_wise(*map(_as_json, quoted), _large(",")))
+    offsets = pa.array(np.append(starts, len(frame)), pa.int64())
+    texts = _bracketed(pc.binary_join(pa.LargeListArray.from_arrays(offsets, triples), _large(",")))
+    return pd.Series(
+        texts.to_numpy(zero_copy_only=False), index=pd.Index(match_id[starts], name="match_id"), dtype=object
+    )
+
+
+def _as_json(column: pa.DictionaryArray) -> pa.LargeStringArray:
+    """Write text as JSON does, each distinct value once."""
+    texts = [json.dumps(text, ensure_ascii=False) for text in column.dictionary.to_pylist()]
+    return pa.array(texts, pa.large_string()).take(column.indices)
+
+
+def _bracketed(texts: pa.LargeStringArray) -> pa.LargeStringArray:
+    return pc.binary_join_element_wise(_large("["), texts, _large("]"), _large(""))
+
+
+def _large(text: str) -> pa.LargeStringScalar:
+    return pa.scalar(text, pa.large_string())
 
 
 def _missing_participants(posted: str, current: str) -> list[str]:
@@ -305,6 +329,9 @@ def _text_frame(frame: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
 
 
 def _deltas(current: pd.DataFrame, posted: pd.DataFrame) -> pd.DataFrame:
+    if posted.empty:
+        # Every day the first time, and the largest most of all.
+        return current.loc[current["amount_minor"] != 0].assign(posting_no=1)
     merged = current.merge(posted, on=ENTRY_KEY, how="outer", suffixes=("", "_posted"), sort=False)
     for column in ("recipient", "schedule_version"):
         merged[column] = merged[column].where(merged[column].notna(), merged[f"{column}_posted"])
@@ -440,7 +467,10 @@ def _absent(day: date, state: pd.DataFrame, rejected: pd.DataFrame, posted: pd.D
 
 def party_of(account: pd.Series) -> np.ndarray:
     """Give the parties of `party:` accounts, null for the others."""
-    parties: np.ndarray = account.str.removeprefix("party:").where(account.str.startswith("party:")).to_numpy(object)
+    accounts = pa.array(account, pa.large_string())
+    parties: np.ndarray = pc.if_else(
+        pc.starts_with(accounts, _PARTY), pc.utf8_slice_codeunits(accounts, len(_PARTY)), None
+    ).to_numpy(zero_copy_only=False)
     return parties
 
 
@@ -449,6 +479,7 @@ def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd
     journals["journal_id"] = business_ids("accrual", journals["match_id"], journals["posting_no"])
     amount = deltas["amount_minor"]
     account = deltas["account"].astype(object)
+    party_id = party_of(account)
     entries = pd.DataFrame(
         {
             "entry_id": business_ids("accrual_entry", *(deltas[column] for column in [*ENTRY_KEY, "posting_no"])),
@@ -456,11 +487,11 @@ def _entries(day: date, deltas: pd.DataFrame, changed: pd.DataFrame) -> tuple[pd
             "kind": "accrual",
             "day": day,
             "account": account.to_numpy(object),
-            "party_id": party_of(account),
+            "party_id": party_id,
             "currency": deltas["currency"].to_numpy(object),
             "debit_minor": (-amount).clip(lower=0).to_numpy(),
             "credit_minor": amount.clip(lower=0).to_numpy(),
-            "is_item": account.str.startswith("party:").to_numpy(dtype=bool),
+            "is_item": pd.notna(party_id),
             **{column: deltas[column].to_numpy(object) for column in ("match_id", "pot", "pot_party_id")},
             "line_no": deltas["line_no"].to_numpy("int64"),
             "recipient": deltas["recipient"].to_numpy(object),

@@ -14,6 +14,8 @@ from enum import StrEnum
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from payments_pipeline.domain.errors import AllocationOverflowError
 from payments_pipeline.domain.ids import business_ids
@@ -115,7 +117,7 @@ def plan_sweep(
         return _NOTHING
     items = _with_their_party(items)
     has_wait = items["wait"].notna().to_numpy()
-    free = items[~has_wait].sort_values(["party_id", "currency", "item_id"], ignore_index=True)
+    free = _in_order(items[~has_wait])
     nets, of_item = _nets(free, parties, failing, policy)
     reasons = nets["reason"].to_numpy(object)[of_item]
     is_claimed = reasons == ""
@@ -130,6 +132,16 @@ def plan_sweep(
     deferrals = pd.DataFrame({"items": amounts.size(), "amount_minor": amounts.sum()}).reset_index()
     assert len(claims) + int(deferrals["items"].sum()) == len(items), "an item was neither claimed nor deferred"
     return SweepPlan(instructions=instructions, claims=claims, deferrals=deferrals)
+
+
+def _in_order(items: pd.DataFrame) -> pd.DataFrame:
+    """Order items by party, currency and id: text is compared by its bytes."""
+    keys = ["party_id", "currency", "item_id"]
+    order = pc.sort_indices(
+        pa.table({name: pa.array(items[name], pa.large_string()) for name in keys}),
+        [(name, "ascending") for name in keys],
+    )
+    return items.take(order.to_numpy()).reset_index(drop=True)
 
 
 def _with_their_party(items: pd.DataFrame) -> pd.DataFrame:

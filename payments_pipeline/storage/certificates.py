@@ -45,17 +45,18 @@ _SCHEDULES = """
     WHERE match_day = %(day)s AND day_seq = %(seq)s GROUP BY 1, 2, 3
 """
 #: Lines of a commit, as the audit trail has them.
-_LINES = """
+_ENTRIES = """
+    SELECT count(*), encode(sha256(coalesce(string_agg(digest, '' ORDER BY key COLLATE "C"), '')), 'hex')
     FROM audit_chain c JOIN audit_entries e USING (entry_id), unnest(e.row_keys, e.row_digests) AS line (key, digest)
     WHERE c.commit_no = %(commit_no)s AND e.table_name = 'ledger_entries'
 """
-_ENTRIES = (
-    f"SELECT count(*), encode(sha256(coalesce(string_agg(digest, '' ORDER BY key COLLATE \"C\"), '')), 'hex') {_LINES}"
-)
-_TOTALS = f"""
+#: By their journals, of which there are few, and which nothing is added to after their commit.
+_TOTALS = """
     SELECT kind, pot, currency::text, count(*), sum(debit_minor)::bigint, sum(credit_minor)::bigint
-    FROM ledger_entries WHERE entry_id IN (SELECT key::uuid {_LINES}) GROUP BY 1, 2, 3
-"""  # noqa: S608 - constants
+    FROM ledger_entries WHERE journal_id IN (
+        SELECT key::uuid FROM audit_chain c JOIN audit_entries e USING (entry_id), unnest(e.row_keys) AS journal (key)
+        WHERE c.commit_no = %(commit_no)s AND e.table_name = 'journals') GROUP BY 1, 2, 3
+"""
 
 
 def write_certificates(url: str, store: ObjectStore, day: date) -> list[str]:

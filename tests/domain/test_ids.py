@@ -1,7 +1,10 @@
 """Ids: the standard's, over business content alone, and never the same for different content."""
 
+import datetime as dt
 import uuid
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,6 +32,19 @@ def test_different_content_never_has_one_id(left: list[str], right: list[str]) -
 def test_a_part_that_holds_the_separator_is_refused() -> None:
     with pytest.raises(ValueError, match="separator"):
         business_id("kind", "a\x1fb")
+    with pytest.raises(ValueError, match="separator"):
+        business_ids("kind", ["a", "b"], ["c", "d\x1f"])
+
+
+def test_the_ids_of_columns_are_the_same_whatever_holds_their_values() -> None:
+    days = [dt.date(2024, 8, 17), dt.date(2024, 8, 18)]
+    expected = [business_id("kind", "a", 1, days[0]), business_id("kind", "ä", -20, days[1])]
+    texts, numbers = ["a", "ä"], [1, -20]
+    assert business_ids("kind", texts, numbers, days) == expected
+    assert business_ids("kind", pd.Series(texts), pd.Series(numbers), pd.Series(days)) == expected
+    assert business_ids("kind", pd.Series(texts, dtype="category"), np.array(numbers), days) == expected
+    assert business_ids("kind", np.array(texts, object), pd.Series(numbers, dtype="Int64"), days) == expected
+    assert business_ids("kind", [], [], []) == []
 
 
 def test_an_id_once_given_is_given_for_ever() -> None:
