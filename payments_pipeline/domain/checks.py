@@ -69,12 +69,16 @@ def posted_differs_from_shares(shares: pd.DataFrame, posted: pd.DataFrame, broke
         posted: ENTRY_KEY and amount_minor (the sum posted, > 0 a credit) of the day.
         broken: matches that a break keeps from being posted.
     """
-    current = share_entries(shares)[[*ENTRY_KEY, "amount_minor"]]
-    merged = current.merge(posted, on=ENTRY_KEY, how="outer", suffixes=("_shares", "_posted"))
-    for side in ("amount_minor_shares", "amount_minor_posted"):
-        merged[side] = merged[side].astype("Int64").fillna(0).astype("int64")
-    differs = (merged["amount_minor_shares"] != merged["amount_minor_posted"]) & ~merged["match_id"].isin(broken)
-    return merged[differs]
+    current = share_entries(shares)
+    columns = [np.concatenate([current[name].to_numpy(), posted[name].to_numpy()]) for name in ENTRY_KEY]
+    of_row, first = key_codes(columns)
+    sums = np.zeros((2, len(first)), np.int64)
+    np.add.at(sums[0], of_row[: len(current)], current["amount_minor"].to_numpy(np.int64))
+    np.add.at(sums[1], of_row[len(current) :], posted["amount_minor"].to_numpy(np.int64))
+    bad = np.flatnonzero(sums[0] != sums[1])
+    found = pd.DataFrame({name: column[first[bad]] for name, column in zip(ENTRY_KEY, columns, strict=True)})
+    found = found.assign(amount_minor_shares=sums[0, bad], amount_minor_posted=sums[1, bad])
+    return found[~found["match_id"].isin(broken)]
 
 
 def report_not_recorded(report: pd.DataFrame, records: pd.DataFrame) -> pd.DataFrame:

@@ -57,7 +57,9 @@ def business_ids(kind: str, *columns: Iterable[object]) -> list[str]:
         hashed.update(name)
         return hashed.digest()
 
-    digests = np.frombuffer(b"".join(map(digest, names)), np.uint8).reshape(len(names), seeded.digest_size)[:, :16].copy()
+    digests = (
+        np.frombuffer(b"".join(map(digest, names)), np.uint8).reshape(len(names), seeded.digest_size)[:, :16].copy()
+    )
     digests[:, 6] = digests[:, 6] & 0x0F | 0x50
     digests[:, 8] = digests[:, 8] & 0x3F | 0x80
     text = np.full((len(names), 36), ord("-"), np.uint8)

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
-from payments_pipeline.storage.postgres import connect
+from payments_pipeline.domain.ledger import ENTRY_KEY
+from payments_pipeline.storage.postgres import connect, read_frame
 
 #: The whole ledger's balance is looked at where money is about to leave (`payout_submissions.check_ledger`).
 JOURNALS_OF_DAY = """
@@ -73,12 +75,13 @@ MATCHED_LINES = """
     JOIN journals m ON (m.processor, m.matched_reference) = (l.processor, l.entry_reference)
     WHERE l.report_date = %(day)s
 """
-POSTED = """
+_POSTED = """
     SELECT match_id, pot, pot_party_id, line_no, account, currency,
            (sum(credit_minor) - sum(debit_minor))::bigint AS amount_minor
-    FROM ledger_entries WHERE kind = 'accrual' AND day = %(day)s GROUP BY 1, 2, 3, 4, 5, 6
+    FROM ledger_entries WHERE kind = 'accrual' AND day = {day} GROUP BY 1, 2, 3, 4, 5, 6
     HAVING sum(credit_minor) <> sum(debit_minor)
 """
+_POSTED_SCHEMA = dict.fromkeys(ENTRY_KEY, pa.string()) | {"line_no": pa.int64(), "amount_minor": pa.int64()}
 #: Refunds accepted on the day: what applies of each, and what its pot charges and has given back in all.
 REFUNDS_OF_DAY = """
     SELECT r.refund_id, r.match_id, r.pot_party_id, r.currency, r.amount_minor,
@@ -98,10 +101,7 @@ REFUNDS_OF_DAY = """
                 GROUP BY e.line_no, e.account) k) AS pot_refunded_minor
     FROM refunds r WHERE r.accepted_day = %(day)s ORDER BY r.match_id, r.pot_party_id, r.pot_no
 """
-INSTRUCTIONS_OF_DAY = """
-    SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor, s.state
-    FROM payout_instructions i LEFT JOIN instruction_states s USING (instruction_id) WHERE i.sweep_day = %(day)s
-"""
+COUNT_OF_INSTRUCTIONS = "SELECT count(*) AS instructions FROM payout_instructions WHERE sweep_day = %(day)s"
 INSTRUCTION_IS_NOT_ITS_ITEMS = """
     SELECT i.instruction_id::text, i.party_id, i.currency, i.direction, i.amount_minor,
            coalesce(sum(e.credit_minor - e.debit_minor), 0) AS items_minor
@@ -181,6 +181,11 @@ class DayTables:
             columns[name] = np.empty(len(rows), dtype="int64" if name.endswith("_minor") else object)
             columns[name][:] = [row[position] for row in rows]
         return pd.DataFrame(columns, copy=False)
+
+    def posted(self) -> pd.DataFrame:
+        """Give what is posted of the day's accruals: ENTRY_KEY and amount_minor, > 0 a credit."""
+        with connect(self.url) as connection, connection.cursor() as cursor:
+            return read_frame(cursor, _POSTED, {"day": self.day}, _POSTED_SCHEMA)
 
     def count(self, query: str) -> int:
         """Give the number that a query counts."""

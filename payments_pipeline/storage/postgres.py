@@ -239,17 +239,24 @@ def copy_frame(
         return 0
     same = same or {}
     names = [*frame.columns, *same]
-    columns = [_sent(frame[name]) for name in frame.columns]
-    columns += [pa.repeat(pa.scalar(value), len(frame)) for value in same.values()]
-    buffer = io.BytesIO()
-    pa_csv.write_csv(
-        pa.table(columns, names=names),
-        buffer,
-        pa_csv.WriteOptions(include_header=False, quoting_style="all_valid"),
-    )
     with cursor.copy(_copying(table, tuple(names))) as copy:
-        copy.write(buffer.getbuffer())
+        # In parts: as text a large frame takes more memory than it does itself.
+        for start in range(0, len(frame), _ROWS_AT_ONCE):
+            part = frame.iloc[start : start + _ROWS_AT_ONCE] if len(frame) > _ROWS_AT_ONCE else frame
+            columns = [_sent(part[name]) for name in frame.columns]
+            columns += [pa.repeat(pa.scalar(value), len(part)) for value in same.values()]
+            buffer = io.BytesIO()
+            pa_csv.write_csv(
+                pa.table(columns, names=names),
+                buffer,
+                pa_csv.WriteOptions(include_header=False, quoting_style="all_valid"),
+            )
+            copy.write(buffer.getbuffer())
     return len(frame)
+
+
+#: Of a frame that is sent.
+_ROWS_AT_ONCE = 1 << 17
 
 
 @cache

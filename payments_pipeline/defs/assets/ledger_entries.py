@@ -80,9 +80,7 @@ def ledger_entries(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
                 check_result(
                     NAME,
                     "equals_shares",
-                    posted_differs_from_shares(
-                        participant_shares, tables(checks.POSTED), frozenset(breaks["match_id"])
-                    ),
+                    posted_differs_from_shares(participant_shares, tables.posted(), frozenset(breaks["match_id"])),
                     "what is posted is not what the shares say: a defect of the program, report it",
                     checked=len(participant_shares),
                 ),

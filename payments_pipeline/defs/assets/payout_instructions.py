@@ -53,7 +53,6 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
         made = swept.plan.instructions
         waiting = tables(checks.WAITING)
         not_active = parties.loc[parties["status"].astype(object) != "active", "party_id"].astype(object)
-        of_day = tables(checks.INSTRUCTIONS_OF_DAY)
         moved = made[made["direction"] != "none"]
         totals = moved.groupby(["currency", "direction"], as_index=False)[["amount_minor"]].sum()
         return dg.MaterializeResult(
@@ -77,7 +76,7 @@ def payout_instructions(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinit
                     "equal_their_items",
                     tables(checks.INSTRUCTION_IS_NOT_ITS_ITEMS),
                     "an instruction is not the net of its items: a defect, report it; it is not sent",
-                    checked=len(of_day),
+                    checked=tables.count(checks.COUNT_OF_INSTRUCTIONS),
                 ),
                 check_result(
                     NAME,
