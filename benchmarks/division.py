@@ -523,7 +523,9 @@ def measure_kernel(day: Day) -> bool:
         assert pc.all(pc.equal(theirs, pa.array(ours))).as_py(), "DuckDB divides otherwise"
         assert (by_polars()["given"].to_numpy() == ours).all(), "Polars divides otherwise"
         assert not left.any()
-        seconds = seconds_of({"us": partial(divide, amounts, claims), "duckdb": by_duckdb, "polars": by_polars})
+        seconds = seconds_of(
+            {"us": partial(divide, amounts, claims, THREADS), "duckdb": by_duckdb, "polars": by_polars}
+        )
     return _say_times("division_kernel", seconds, len(claims.pot), KERNEL_TARGET)
 
 

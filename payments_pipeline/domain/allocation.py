@@ -8,8 +8,11 @@ beyond that are divided in Python's unbounded integers. Tests hold each against 
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -55,12 +58,13 @@ class Claims:
     sharers: Ints
 
 
-def divide(amounts: Ints, claims: Claims) -> tuple[Ints, Ints]:
+def divide(amounts: Ints, claims: Claims, threads: int = 1) -> tuple[Ints, Ints]:
     """Divide each pot among its claims by largest remainder.
 
     Args:
         amounts: minor units of each pot, 0 to LIMIT.
         claims: see `Claims`; the percents of a pot sum to at most WHOLE.
+        threads: parts worked on at once; the result is the same.
 
     Returns:
         Minor units of each claim, and of each pot what nobody is entitled to; together they sum to the pot.
@@ -70,25 +74,38 @@ def divide(amounts: Ints, claims: Claims) -> tuple[Ints, Ints]:
 
     Source: Hamilton's method; docs/concepts/allocation.md.
     """
-    _refuse(amounts, claims)
-    starts = np.searchsorted(claims.pot, np.arange(len(amounts) + 1)).astype(np.int64)
-    given = np.zeros(len(claims.pot), dtype=np.int64)
-    left = np.zeros(len(amounts), dtype=np.int64)
-    wide = np.zeros(len(amounts), dtype=np.bool_)
-    _kernel(
-        amounts,
-        starts,
-        claims.method,
-        claims.line_no,
-        claims.value,
-        claims.cap_minor,
-        claims.sharers,
-        given,
-        left,
-        wide,
-    )
-    for pot in np.flatnonzero(wide):
-        rows = slice(starts[pot], starts[pot + 1])
+    given = np.empty(len(claims.pot), dtype=np.int64)
+    left = np.empty(len(amounts), dtype=np.int64)
+    edges = [len(amounts) * part // max(1, threads) for part in range(max(1, threads) + 1)]
+
+    def work(part: tuple[int, int]) -> bool:
+        rows = np.searchsorted(claims.pot, part)
+        return bool(
+            _kernel(
+                *part,
+                *rows,
+                amounts,
+                claims.pot,
+                claims.method,
+                claims.line_no,
+                claims.value,
+                claims.cap_minor,
+                claims.sharers,
+                given,
+                left,
+            )
+        )
+
+    parts = list(pairwise(edges))
+    if len(parts) == 1:
+        admitted = [work(parts[0])]
+    else:
+        with ThreadPoolExecutor(len(parts)) as pool:
+            admitted = list(pool.map(work, parts))
+    if not all(admitted):
+        _refuse(amounts, claims)
+    for pot in np.flatnonzero(left == TOO_WIDE):
+        rows = slice(*np.searchsorted(claims.pot, (pot, pot + 1)))
         of_pot = Claims(
             claims.pot[rows],
             claims.method[rows],
@@ -101,18 +118,22 @@ def divide(amounts: Ints, claims: Claims) -> tuple[Ints, Ints]:
     return given, left
 
 
-def _refuse(amounts: Ints, claims: Claims) -> None:
-    for values, pots in (
-        (amounts, None),
-        (claims.value, claims.pot),
-        (np.maximum(claims.cap_minor, 0), claims.pot),
-    ):
-        bad = np.flatnonzero((values < 0) | (values > LIMIT))
-        if len(bad):
-            pot = bad[0] if pots is None else pots[bad[0]]
-            raise AllocationOverflowError(
-                f"pot {pot}: {values[bad[0]]} is not between 0 and {LIMIT}. Nothing was divided. Mend amount or line."
-            )
+def _refuse(amounts: Ints, claims: Claims) -> NoReturn:
+    """Say which pot has an amount, or a claim a number, that the division does not admit."""
+    found = [
+        (int(pot), int(values[at]))
+        for values, pots in (
+            (amounts, np.arange(len(amounts))),
+            (claims.value, claims.pot),
+            (np.maximum(claims.cap_minor, 0), claims.pot),
+        )
+        for at in np.flatnonzero((values < 0) | (values > LIMIT))[:1]
+        for pot in [pots[at]]
+    ]
+    pot, value = found[0]
+    raise AllocationOverflowError(
+        f"pot {pot}: {value} is not between 0 and {LIMIT}. Nothing was divided. Mend amount or line."
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -126,12 +147,15 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
     cap_minor: Ints,
     sharers: Ints,
     given: Ints,
+    begin: Ints,
     rest: Ints,
     base: Ints,
     order: Ints,
     spare: Ints,
 ) -> int:  # pragma: no cover - compiled
     """Divide one pot among the claims `first` to `end` of aligned arrays, into `given`; for compiled callers.
+
+    All recipients of a line have the same entitlement, and stand beside each other: it is worked out once a line.
 
     Args:
         amount: minor units.
@@ -143,7 +167,8 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
         cap_minor: see `Claims`.
         sharers: see `Claims`.
         given: written: minor units of each claim.
-        rest: scratch, as the next three, at least as long as the pot has claims.
+        begin: scratch, as the next four, longer than the pot has claims.
+        rest: scratch.
         base: scratch.
         order: scratch.
         spare: scratch.
@@ -157,76 +182,74 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
         given[at] = min(value[at], remaining)
         remaining -= given[at]
         at += 1
-    divided = at
     if remaining > 9_223_372_036_854_775_807 // 10_000:
         return -1
-    # What the percent lines take in all, and the weights of the remainder lines; each line counted once.
-    taken = 0
-    weights = 0
-    line = -1
-    for i in range(divided, end):
-        if line_no[i] == line:
-            continue
-        line = line_no[i]
-        if method[i] == 1:
-            part = remaining * value[i]
-            if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
-                part = min(part, cap_minor[i] * 10_000)
+    # What the percent lines take in all, and the weights of the remainder lines.
+    taken, weights, lines = 0, 0, 0
+    while at < end:
+        begin[lines] = at
+        if method[at] == 1:
+            part = remaining * value[at]
+            if cap_minor[at] >= 0 and cap_minor[at] <= 922_337_203_685_477:
+                part = min(part, cap_minor[at] * 10_000)
+            rest[lines] = part
             taken += part
         else:
-            if weights > 9_223_372_036_854_775_807 - value[i]:
+            if weights > 9_223_372_036_854_775_807 - value[at]:
                 return -1
-            weights += value[i]
+            weights += value[at]
+        line = line_no[at]
+        while at < end and line_no[at] == line:
+            at += 1
+        lines += 1
+    begin[lines] = end
     rest_total = remaining * 10_000 - taken
     handed = 0
     alike = True
-    line = -1
-    floor, left_over, denominator = 0, 0, 1
-    for i in range(divided, end):
-        k = i - divided
-        if line_no[i] != line:
-            # All recipients of a line have the same entitlement: it is worked out once.
-            line = line_no[i]
-            if method[i] == 1:
-                part = remaining * value[i]
-                if cap_minor[i] >= 0 and cap_minor[i] <= 922_337_203_685_477:
-                    part = min(part, cap_minor[i] * 10_000)
-                denominator = 10_000 * sharers[i]
-            else:
-                if value[i] > 0 and rest_total > 9_223_372_036_854_775_807 // value[i]:
-                    return -1
-                part = rest_total * value[i]
-                if weights > 2_147_483_647 // (10_000 * sharers[i]):
-                    return -1
-                denominator = 10_000 * weights * sharers[i]
-            if denominator > 2_147_483_647:
+    for k in range(lines):
+        i = begin[k]
+        if method[i] == 1:
+            part = rest[k]
+            denominator = 10_000 * sharers[i]
+        else:
+            if value[i] > 0 and rest_total > 9_223_372_036_854_775_807 // value[i]:
                 return -1
-            floor = part // denominator
-            left_over = part - floor * denominator
-        given[i] = floor
-        rest[k] = left_over
+            part = rest_total * value[i]
+            if weights > 2_147_483_647 // (10_000 * sharers[i]):
+                return -1
+            denominator = 10_000 * weights * sharers[i]
+        if denominator > 2_147_483_647:
+            return -1
+        floor = part // denominator
+        rest[k] = part - floor * denominator
         base[k] = denominator
         alike = alike and denominator == base[0]
-        handed += floor
+        for j in range(i, begin[k + 1]):
+            given[j] = floor
+        handed += floor * (begin[k + 1] - i)
     entitled = remaining if weights > 0 else taken // 10_000
     units = entitled - handed
     if units > 0:
-        count = end - divided
         if alike:
             # Over one denominator the fractions compare as their numerators do.
-            for k in range(count):
+            for k in range(lines):
                 base[k] = 1
-        _give_units(units, divided, count, given, rest, base, order, spare)
+        _sort_lines(lines, rest, base, order, spare)
+        for k in range(lines):
+            i = begin[order[k]]
+            for j in range(i, min(begin[order[k] + 1], i + units)):
+                given[j] += 1
+            units -= begin[order[k] + 1] - i
+            if units <= 0:
+                break
     return remaining - entitled
 
 
 @njit(cache=True, nogil=True)
-def _give_units(
-    units: int, divided: int, count: int, given: Ints, rest: Ints, base: Ints, order: Ints, spare: Ints
-) -> None:  # pragma: no cover - compiled
-    """Give a unit each to the largest fractions; ties go to the earlier claim."""
+def _sort_lines(count: int, rest: Ints, base: Ints, order: Ints, spare: Ints) -> None:  # pragma: no cover - compiled
+    """Order lines by their fractions, the largest first; ties keep the order of line_no."""
     if count <= _FEW:
-        # Insertion into what is sorted so far: nothing is faster for few, and claims of one line are sorted already.
+        # Insertion into what is sorted so far: nothing is faster for few.
         for k in range(count):
             r, b = rest[k], base[k]
             j = k
@@ -234,34 +257,36 @@ def _give_units(
                 order[j] = order[j - 1]
                 j -= 1
             order[j] = k
-    else:
-        for k in range(count):
-            order[k] = k
-        # A stable merge sort, largest fraction first: ties keep the order of line_no and party.
-        width = 1
-        while width < count:
-            low = 0
-            while low < count:
-                middle, high = min(low + width, count), min(low + 2 * width, count)
-                a, b = low, middle
-                for k in range(low, high):
-                    if a < middle and (b >= high or rest[order[a]] * base[order[b]] >= rest[order[b]] * base[order[a]]):
-                        spare[k] = order[a]
-                        a += 1
-                    else:
-                        spare[k] = order[b]
-                        b += 1
-                low += 2 * width
-            order[:count] = spare[:count]
-            width *= 2
-    for k in range(units):
-        given[divided + order[k]] += 1
+        return
+    for k in range(count):
+        order[k] = k
+    # A stable merge sort.
+    width = 1
+    while width < count:
+        low = 0
+        while low < count:
+            middle, high = min(low + width, count), min(low + 2 * width, count)
+            a, b = low, middle
+            for k in range(low, high):
+                if a < middle and (b >= high or rest[order[a]] * base[order[b]] >= rest[order[b]] * base[order[a]]):
+                    spare[k] = order[a]
+                    a += 1
+                else:
+                    spare[k] = order[b]
+                    b += 1
+            low += 2 * width
+        order[:count] = spare[:count]
+        width *= 2
 
 
 @njit(cache=True, nogil=True)
 def _kernel(
+    first_pot: int,
+    end_pot: int,
+    first: int,
+    end: int,
     amounts: Ints,
-    starts: Ints,
+    pot: Ints,
     method: Ints,
     line_no: Ints,
     value: Ints,
@@ -269,31 +294,41 @@ def _kernel(
     sharers: Ints,
     given: Ints,
     left: Ints,
-    wide: npt.NDArray[np.bool_],
-) -> None:  # pragma: no cover - compiled
-    widest = 0
-    for pot in range(len(amounts)):
-        widest = max(widest, starts[pot + 1] - starts[pot])
-    rest, base = np.zeros(widest, dtype=np.int64), np.ones(widest, dtype=np.int64)
-    order, spare = np.zeros(widest, dtype=np.int64), np.zeros(widest, dtype=np.int64)
-    for pot in range(len(amounts)):
-        over = divide_pot(
-            amounts[pot],
-            starts[pot],
-            starts[pot + 1],
+) -> bool:  # pragma: no cover - compiled
+    """Divide pots, whose claims are the rows `first` to `end`; say whether every number is admitted."""
+    widest, start = 0, first
+    for row in range(first + 1, end):
+        if pot[row] != pot[row - 1]:
+            widest = max(widest, row - start)
+            start = row
+    widest = max(widest, end - start)
+    begin, rest, base, order, spare = np.empty((5, widest + 1), dtype=np.int64)
+    row = first
+    for place in range(first_pot, end_pot):
+        if amounts[place] < 0 or amounts[place] > LIMIT:
+            return False
+        start = row
+        while row < end and pot[row] == place:
+            if value[row] < 0 or value[row] > LIMIT or cap_minor[row] > LIMIT:
+                return False
+            row += 1
+        left[place] = divide_pot(
+            amounts[place],
+            start,
+            row,
             method,
             line_no,
             value,
             cap_minor,
             sharers,
             given,
+            begin,
             rest,
             base,
             order,
             spare,
         )
-        wide[pot] = over < 0
-        left[pot] = over
+    return True
 
 
 def divide_exactly(amount: int, claims: Claims) -> tuple[Ints, int]:

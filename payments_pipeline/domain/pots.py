@@ -339,8 +339,7 @@ def _fill(  # noqa: C901 - one pass over memory; taken apart it is slower and no
     scratch_line, scratch_party = np.empty(widest, np.int64), np.empty(widest, np.int32)
     method, value, cap = np.empty(widest, np.int64), np.empty(widest, np.int64), np.empty(widest, np.int64)
     sharers, given = np.empty(widest, np.int64), np.empty(widest, np.int64)
-    rest, base = np.empty(widest, np.int64), np.empty(widest, np.int64)
-    order, spare = np.empty(widest, np.int64), np.empty(widest, np.int64)
+    begin, rest, base, order, spare = np.empty((5, widest + 1), np.int64)
     row, pots, too_wide = 0, 0, 0
     for match in range(first, end):
         if program[match] < 0:
@@ -393,7 +392,9 @@ def _fill(  # noqa: C901 - one pass over memory; taken apart it is slower and no
                         sharers[k] = n - start
                 if not is_divided:
                     divided = n
-            left = divide_pot(amount, 0, n, method, scratch_line, value, cap, sharers, given, rest, base, order, spare)
+            left = divide_pot(
+                amount, 0, n, method, scratch_line, value, cap, sharers, given, begin, rest, base, order, spare
+            )
             is_wide = left == TOO_WIDE
             began = row
             if left > 0 or is_wide:

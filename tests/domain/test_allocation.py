@@ -95,13 +95,18 @@ def test_the_kernel_and_the_unbounded_path_give_the_same(many: list[tuple[int, l
     minor = np.array([amount for amount, _ in many])
     given_minor, left = divide(minor, claims)
 
-    def all_wide(*arguments: np.ndarray) -> None:
-        arguments[-1][:] = True
+    def all_wide(*arguments: np.ndarray) -> bool:
+        arguments[-1][:] = allocation.TOO_WIDE
+        return True
 
     with patch.object(allocation, "_kernel", all_wide):
         exactly, left_exactly = divide(minor, claims)
     assert given_minor.tolist() == exactly.tolist()
     assert left.tolist() == left_exactly.tolist()
+    for threads in (2, 3, 7):
+        in_parts, left_in_parts = divide(minor, claims, threads)
+        assert in_parts.tolist() == given_minor.tolist()
+        assert left_in_parts.tolist() == left.tolist()
 
 
 def test_the_worked_example_gives_each_what_the_docs_say() -> None:
