@@ -79,11 +79,13 @@ def divide(amounts: Ints, claims: Claims, threads: int = 1) -> tuple[Ints, Ints]
     edges = [len(amounts) * part // max(1, threads) for part in range(max(1, threads) + 1)]
 
     def work(part: tuple[int, int]) -> bool:
-        rows = np.searchsorted(claims.pot, part)
+        first, end = np.searchsorted(claims.pot, part)
         return bool(
             _kernel(
-                *part,
-                *rows,
+                part[0],
+                part[1],
+                first,
+                end,
                 amounts,
                 claims.pot,
                 claims.method,

@@ -251,19 +251,24 @@ def _frame(matches: pd.DataFrame, rows: list[Any], found: ShareLines, parties: _
     recipients = pd.Index(sorted(set(words)))
     recipient = recipients.get_indexer(pd.Index(words))
     line_no = np.array([*(row.line_no for row in rows), 0], dtype=np.int64)
-    everyone = parties.ids if SUSPENSE in parties.ids else parties.ids.append(pd.Index([SUSPENSE]))
-    nobody = everyone.get_indexer(pd.Index([SUSPENSE]))[0]
-    payers = pd.Index([""]).append(parties.ids)
+    # A list of categories is looked through for what stands twice whenever it is made: seldom more than once.
+    kept = found.line == NO_LINE
+    everyone, party = parties.ids, found.party
+    if kept.any():
+        everyone = everyone if SUSPENSE in everyone else everyone.append(pd.Index([SUSPENSE]))
+        party = np.where(kept, everyone.get_indexer(pd.Index([SUSPENSE]))[0], party)
+    charged = found.payer >= 0
+    payers = pd.Index([""]).append(parties.ids) if charged.any() else pd.Index([""])
     return pd.DataFrame(
         {
             "match_id": _of_match(matches, "match_id", found),
             "competition_id": _of_match(matches, "competition_id", found),
-            "pot": _category(np.where(found.payer < 0, REVENUE, MATCH_FEE), pd.Index(list(_POTS))),
+            "pot": _category(np.where(charged, MATCH_FEE, REVENUE).astype(np.int8), pd.Index(list(_POTS))),
             "pot_party_id": _category(found.payer + 1, payers),
             "schedule_version": _of_match(matches, "schedule_version", found),
             "line_no": line_no[found.line],
             "recipient": _category(recipient[found.line], recipients),
-            "party_id": _category(np.where(found.line == NO_LINE, nobody, found.party), everyone),
+            "party_id": _category(party, everyone),
             "amount_minor": found.amount_minor,
             "currency": _of_match(matches, "currency", found),
         },
@@ -285,11 +290,11 @@ def _category(codes: npt.NDArray[Any], values: pd.Index) -> pd.Categorical:
 
 def _conserved(matches: pd.DataFrame, found: ShareLines) -> None:
     """Hold the sums of pots against what they must be, apart from the code that divided them."""
-    sums = np.zeros(len(found.pot_minor), dtype=np.int64)
-    np.add.at(sums, found.pot, found.amount_minor)
+    # One running sum for all: where it wraps, the differences are right still.
+    sums = np.diff(np.cumsum(found.amount_minor)[found.pot_end - 1], prepend=0)
     bad = np.flatnonzero(sums != found.pot_minor)
     if len(bad):
-        first = int(np.argmax(found.pot == bad[0]))
+        first = int(found.pot_end[bad[0]]) - 1
         raise InvariantError(
             f"match {matches['match_id'].iloc[found.match[first]]}: the shares of a pot sum to {sums[bad[0]]} and not "
             f"to {found.pot_minor[bad[0]]}. Nothing was posted. This is a defect: report it."

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -100,20 +101,20 @@ class ShareLines:
 
     Attributes:
         match: position of the match.
-        pot: position of the pot among all that were formed.
         payer: party code of the charged participant; -1 in a revenue pot.
         line: position of the line; NO_LINE for what nobody is entitled to.
         party: party code; -1 for what nobody is entitled to.
         amount_minor: minor units.
-        pot_minor: what each pot that was formed must sum to: 0 for a match fee.
+        pot_end: of each pot that was formed, in order, the position after its last line.
+        pot_minor: what each must sum to: 0 for a match fee.
     """
 
     match: Codes
-    pot: Codes
     payer: Codes
     line: Codes
     party: Codes
     amount_minor: Ints
+    pot_end: Ints
     pot_minor: Ints
 
 
@@ -128,19 +129,40 @@ def share_lines(matches: CodedMatches, lines: CodedLines, threads: int = 1) -> S
     rows, pots = _room(
         matches.program, matches.revenue_minor, matches.people_starts, matches.people_role, *_of_lines(lines)
     )
-    before = np.concatenate([[0], np.cumsum(rows)])
+    before, pots_before = (np.concatenate([[0], np.cumsum(each)]) for each in (rows, pots))
     cuts = np.searchsorted(before, np.linspace(0, before[-1], max(1, threads) + 1)[1:-1])
-    edges = [0, *(int(cut) for cut in cuts), len(rows)]
-    parts = list(pairwise(edges))
+    parts = list(pairwise([0, *(int(cut) for cut in cuts), len(rows)]))
+    # Each part writes where the most that those before it can come to has room.
+    match, payer, line, party = (np.empty(before[-1], dtype=np.int32) for _ in range(4))
+    amount_minor = np.empty(before[-1], dtype=np.int64)
+    pot_end, pot_minor = (np.empty(pots_before[-1], dtype=np.int64) for _ in range(2))
+    by_row, by_pot = (match, payer, line, party, amount_minor), (pot_end, pot_minor)
 
-    def work(part: tuple[int, int]) -> ShareLines:
-        first, end = part
-        return _part(matches, lines, first, end, int(before[end] - before[first]), int(pots[first:end].sum()))
+    def work(part: tuple[int, int]) -> tuple[int, int]:
+        (first, end), (first_pot, end_pot) = before[list(part)], pots_before[list(part)]
+        return _part(
+            matches, lines, *part, *(each[first:end] for each in by_row), *(each[first_pot:end_pot] for each in by_pot)
+        )
 
     if len(parts) == 1:
-        return work(parts[0])
+        written, formed = work(parts[0])
+        return ShareLines(*(each[:written] for each in by_row), *(each[:formed] for each in by_pot))
     with ThreadPoolExecutor(len(parts)) as pool:
-        return _joined(list(pool.map(work, parts)))
+        done = list(pool.map(work, parts))
+        # What a part left empty is closed up by the next.
+        row, pot = done[0]
+        for (first, _), (written, formed) in zip(parts[1:], done[1:], strict=True):
+            at, of = int(before[first]), int(pots_before[first])
+            pot_end[of : of + formed] += row
+            list(pool.map(_move, by_row, [row] * 5, [at] * 5, [written] * 5))
+            list(pool.map(_move, by_pot, [pot] * 2, [of] * 2, [formed] * 2))
+            row, pot = row + written, pot + formed
+    return ShareLines(*(each[:row] for each in by_row), *(each[:pot] for each in by_pot))
+
+
+def _move(values: npt.NDArray[Any], to: int, start: int, count: int) -> None:
+    if to != start:
+        values[to : to + count] = values[start : start + count]
 
 
 def compile_kernels() -> None:
@@ -157,11 +179,21 @@ def _of_lines(lines: CodedLines) -> tuple[Ints, Ints, Ints, Ints, Ints]:
     return lines.starts, lines.pot, lines.method, lines.value, lines.recipient
 
 
-def _part(matches: CodedMatches, lines: CodedLines, first: int, end: int, rows: int, pots: int) -> ShareLines:
-    match, pot, payer, line, party = (np.empty(rows, dtype=np.int32) for _ in range(5))
-    amount_minor = np.empty(rows, dtype=np.int64)
-    pot_minor = np.empty(pots, dtype=np.int64)
-    wide = np.empty((pots, 3), dtype=np.int64)
+def _part(
+    matches: CodedMatches,
+    lines: CodedLines,
+    first: int,
+    end: int,
+    match: Codes,
+    payer: Codes,
+    line: Codes,
+    party: Codes,
+    amount_minor: Ints,
+    pot_end: Ints,
+    pot_minor: Ints,
+) -> tuple[int, int]:
+    """Write the lines of matches `first` to `end`; give how many lines and pots there are."""
+    wide = np.empty((len(pot_minor), 3), dtype=np.int64)
     written, formed, too_wide = _fill(
         first,
         end,
@@ -176,20 +208,24 @@ def _part(matches: CodedMatches, lines: CodedLines, first: int, end: int, rows: 
         lines.cap_minor,
         lines.party,
         match,
-        pot,
         payer,
         line,
         party,
         amount_minor,
+        pot_end,
         pot_minor,
         wide,
     )
+    if not too_wide:
+        return written, formed
     for start, stop, minor in wide[:too_wide].tolist():
         amount_minor[start:stop] = _divided_exactly(minor, lines, line[start:stop], amount_minor[start:stop])
-    kept: slice | npt.NDArray[np.intp] = np.flatnonzero(amount_minor[:written]) if too_wide else slice(written)
-    return ShareLines(
-        match[kept], pot[kept], payer[kept], line[kept], party[kept], amount_minor[kept], pot_minor[:formed]
-    )
+    # Of a pot that is too wide every claim has a line.
+    kept = np.flatnonzero(amount_minor[:written])
+    pot_end[:formed] = np.searchsorted(kept, pot_end[:formed])
+    for each in (match, payer, line, party, amount_minor):
+        each[: len(kept)] = each[kept]
+    return len(kept), formed
 
 
 def _divided_exactly(minor: int, lines: CodedLines, line: Codes, amount_minor: Ints) -> Ints:
@@ -206,19 +242,6 @@ def _divided_exactly(minor: int, lines: CodedLines, line: Codes, amount_minor: I
     amounts[order] = given
     amounts[np.flatnonzero(line == NO_LINE)] = left
     return amounts
-
-
-def _joined(parts: list[ShareLines]) -> ShareLines:
-    offsets = np.cumsum([0, *(len(part.pot_minor) for part in parts[:-1])])
-    return ShareLines(
-        match=np.concatenate([part.match for part in parts]),
-        pot=np.concatenate([part.pot + np.int32(offset) for part, offset in zip(parts, offsets, strict=True)]),
-        payer=np.concatenate([part.payer for part in parts]),
-        line=np.concatenate([part.line for part in parts]),
-        party=np.concatenate([part.party for part in parts]),
-        amount_minor=np.concatenate([part.amount_minor for part in parts]),
-        pot_minor=np.concatenate([part.pot_minor for part in parts]),
-    )
 
 
 @njit(cache=True, nogil=True)
@@ -319,11 +342,11 @@ def _fill(  # noqa: C901 - one pass over memory; taken apart it is slower and no
     line_cap: Ints,
     line_party: Codes,
     out_match: Codes,
-    out_pot: Codes,
     out_payer: Codes,
     out_line: Codes,
     out_party: Codes,
     out_amount: Ints,
+    pot_end: Ints,
     pot_minor: Ints,
     wide: npt.NDArray[np.int64],
 ) -> tuple[int, int, int]:  # pragma: no cover - compiled
@@ -418,8 +441,8 @@ def _fill(  # noqa: C901 - one pass over memory; taken apart it is slower and no
                         row += 1
                     other += 1
             for k in range(began, row):
-                out_match[k], out_pot[k], out_payer[k] = match, pots, payer
-            pot_minor[pots] = amount if kind == 1 else 0
+                out_match[k], out_payer[k] = match, payer
+            pot_end[pots], pot_minor[pots] = row, amount if kind == 1 else 0
             pots += 1
             if is_wide:
                 wide[too_wide, 0], wide[too_wide, 1], wide[too_wide, 2] = began, row, amount

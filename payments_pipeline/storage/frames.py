@@ -257,7 +257,10 @@ def _stable_dictionary(column: pa.ChunkedArray, kind: pa.DictionaryType) -> pa.D
     values = array.dictionary
     indices = array.indices
     used = np.zeros(len(values), dtype=bool)
-    used[(indices.drop_null() if indices.null_count else indices).to_numpy()] = True
+    positions = (indices.drop_null() if indices.null_count else indices).to_numpy()
+    # In parts: numpy widens positions before it follows them, and a whole column of them leaves the cache.
+    for start in range(0, len(positions), _AT_ONCE):
+        used[positions[start : start + _AT_ONCE]] = True
     if used.all() and _strictly_ascending(values):
         return array if array.type == kind else array.cast(kind)
     # A null among the values is a null, and two equal values are one.
@@ -265,6 +268,9 @@ def _stable_dictionary(column: pa.ChunkedArray, kind: pa.DictionaryType) -> pa.D
     kept = kept.take(pc.sort_indices(kept))
     mapping = pc.index_in(values.cast(kind.value_type), value_set=kept).cast(kind.index_type)
     return pa.DictionaryArray.from_arrays(mapping.take(indices), kept)
+
+
+_AT_ONCE = 1 << 16
 
 
 def _strictly_ascending(values: pa.Array) -> bool:
@@ -288,7 +294,7 @@ def _first_refused(frame: pd.DataFrame | pa.Table, column: Column) -> int | None
     return None
 
 
-def _codes(array: pa.ChunkedArray) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def _codes(array: pa.ChunkedArray) -> list[np.ndarray[Any, np.dtype[Any]]]:
     """Give whole numbers in the order of the values; where there are nulls, which rows they are comes first."""
     kind = array.type
     if pa.types.is_dictionary(kind):
@@ -302,8 +308,9 @@ def _codes(array: pa.ChunkedArray) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
         numbers = array.cast(pa.int32())
     else:
         return _codes(pa.chunked_array([_stable_dictionary(array, pa.dictionary(pa.int32(), kind))]))
-    nulls = [np.asarray(pc.is_null(numbers).to_numpy()).astype(np.int64)] if numbers.null_count else []
-    return [*nulls, np.asarray(pc.fill_null(numbers, 0).to_numpy()).astype(np.int64, copy=False)]
+    if not numbers.null_count:
+        return [numbers.to_numpy()]
+    return [pc.is_null(numbers).to_numpy(), pc.fill_null(numbers, 0).to_numpy()]
 
 
 def _in_order(table: pa.Table, schema: TableSchema) -> pa.Table:
@@ -323,7 +330,7 @@ def _in_order(table: pa.Table, schema: TableSchema) -> pa.Table:
     return table.take(pa.array(order))
 
 
-def _order(codes: list[np.ndarray[Any, np.dtype[np.int64]]]) -> tuple[bool, bool]:
+def _order(codes: list[np.ndarray[Any, np.dtype[Any]]]) -> tuple[bool, bool]:
     """Say whether rows are in order, and whether two neighbours are equal."""
     equal = np.ones(len(codes[0]) - 1, dtype=bool)
     for code in codes:
