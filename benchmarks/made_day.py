@@ -118,8 +118,8 @@ def _write_reference(
                 "name": ids,
                 "country": np.repeat("GB", len(ids)),
                 "status": np.repeat("active", len(ids)),
-                "payout_token": np.char.add("tok-", ids),
-                "collection_token": np.char.add("col-", ids),
+                "payout_token": np.char.replace(np.char.add("tok_", ids), "-", ""),
+                "collection_token": np.char.replace(np.char.add("tok_", ids), "-", ""),
             }
         ),
         folder / "parties.csv",
