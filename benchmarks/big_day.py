@@ -66,7 +66,7 @@ class Home:
 @contextmanager
 def home(folder: Path, of_day: Path) -> Iterator[Home]:
     """Have a fresh home up."""
-    settings = Settings(home=folder, landing_url=str(of_day / "landing"), reference_url=str(of_day / "reference"))  # type: ignore[call-arg]  # the others have defaults
+    settings = Settings(home=folder, landing_url=str(of_day / "landing"), reference_url=str(of_day / "reference"))
     with stack(settings) as endpoints:
         state = keeper.read_state(settings.home_dir)
         assert state is not None

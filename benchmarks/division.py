@@ -529,18 +529,22 @@ def measure_kernel(day: Day) -> bool:
     return _say_times("division_kernel", seconds, len(claims.pot), KERNEL_TARGET)
 
 
-def measure_whole(day: Day) -> bool:
-    """The whole way: Arrow to Arrow."""
-    ours, duckdbs, polars = shares_by_us(day), shares_by_duckdb(day), shares_by_polars(day)
-    for name, theirs in (("DuckDB", duckdbs), ("Polars", polars)):
-        assert theirs.num_rows == ours.num_rows, name
+def agreed(day: Day) -> int:
+    """Hold the three against each other, row by row and to the last unit; gives how many lines there are."""
+    ours = shares_by_us(day)
+    for name, theirs in (("DuckDB", shares_by_duckdb(day)), ("Polars", shares_by_polars(day))):
+        assert theirs.num_rows == ours.num_rows, f"{name} gives {theirs.num_rows} lines and not {ours.num_rows}"
         for column in PARTICIPANT_SHARES.columns:
             left, right = ours[column.name], theirs[column.name]
             if column.type == CATEGORY:
                 left, right = left.cast(pa.large_string()), right.cast(pa.large_string())
             assert pc.all(pc.equal(left, right)).as_py(), f"{name} gives another {column.name}"
-    lines = ours.num_rows
-    del ours, duckdbs, polars
+    return int(ours.num_rows)
+
+
+def measure_whole(day: Day) -> bool:
+    """The whole way: Arrow to Arrow."""
+    lines = agreed(day)
     seconds = seconds_of(
         {
             "us": partial(shares_by_us, day),
