@@ -7,6 +7,7 @@ turns, each on a fresh database, a checkpoint before each.
 
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import psycopg
@@ -58,15 +60,30 @@ class Home:
         url = postgres.url(self.settings.home_dir, postgres.SUPERUSER, database, self.port)
         return psycopg.connect(url, autocommit=True)
 
+    @property
+    def of_commands(self) -> dict[str, str]:
+        """The environment of a command, which finds the servers, and migrates, by the home alone."""
+        return os.environ | {
+            "PAYMENTS_HOME": str(self.settings.home_dir),
+            "PAYMENTS_LANDING_URL": self.settings.landing,
+            "PAYMENTS_REFERENCE_URL": self.settings.reference,
+            "PAYMENTS_START_DATE": self.settings.start_date.isoformat(),
+        }
+
     def verify(self) -> None:
         """Run `verify`, which no speed is bought from."""
-        subprocess.run([PROGRAM, "verify", "--json"], env=self.environment, stdout=subprocess.DEVNULL, check=True)
+        subprocess.run([PROGRAM, "verify", "--json"], env=self.of_commands, stdout=subprocess.DEVNULL, check=True)
 
 
 @contextmanager
-def home(folder: Path, of_day: Path) -> Iterator[Home]:
-    """Have a fresh home up."""
-    settings = Settings(home=folder, landing_url=str(of_day / "landing"), reference_url=str(of_day / "reference"))
+def home(folder: Path, of_day: Path, first_day: str = DAY) -> Iterator[Home]:
+    """Have a fresh home up, whose first partition is `first_day`."""
+    settings = Settings(
+        home=folder,
+        landing_url=str(of_day / "landing"),
+        reference_url=str(of_day / "reference"),
+        start_date=date.fromisoformat(first_day),
+    )
     with stack(settings) as endpoints:
         state = keeper.read_state(settings.home_dir)
         assert state is not None

@@ -42,17 +42,17 @@ def run(last_day: str = "") -> bool:
     size = -(-count // _STRETCHES)
     rows: list[dict[str, Any]] = []
     hollow: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="payments-bench-") as folder, home(Path(folder), LEAGUES) as of:
+    with tempfile.TemporaryDirectory(prefix="payments-bench-") as folder, home(Path(folder), LEAGUES, played[0]) as of:
         started = time.perf_counter()
         real_s = 0.0
         for start in range(0, count, size):
             begin, end = first + timedelta(days=start), min(last, first + timedelta(days=start + size - 1))
             began = time.perf_counter()
-            rows += _backfill(of.environment, begin, end)
+            rows += _backfill(of.of_commands, begin, end)
             real_s += time.perf_counter() - began
             hollow += _hollow(of.environment, begin, end)
             note(f"many days: {len(rows)} of {count} after {time.perf_counter() - started:.0f} s")
-        starts = [_start_up(of.environment, last) for _ in range(ROUNDS + 1)][1:]
+        starts = [_start_up(of.of_commands, last) for _ in range(ROUNDS + 1)][1:]
         of.verify()
     seconds = [row["seconds"] for row in rows]
     median, beside = statistics.median(seconds), statistics.median(hollow)
@@ -102,7 +102,7 @@ def run(last_day: str = "") -> bool:
 def _backfill(environment: Mapping[str, str], first: date, last: date) -> list[dict[str, Any]]:
     done = subprocess.run(
         [PROGRAM, "backfill", "--from", first.isoformat(), "--to", last.isoformat(), "--json"],
-        env=os.environ | dict(environment),
+        env=dict(environment),
         stdout=subprocess.PIPE,
         check=True,
     )
