@@ -78,7 +78,8 @@ _FAULTS = """
     ), corrected AS (
         -- What corrects an item, or what it corrects, is open or about to leave by itself: they are netted first.
         SELECT DISTINCT i.instruction_id
-        FROM items i JOIN item_siblings b ON b.item_id = i.entry_id
+        -- Item by item: the view as a whole is the ledger joined with itself.
+        FROM items i CROSS JOIN LATERAL (SELECT s.other_id FROM item_siblings s WHERE s.item_id = i.entry_id OFFSET 0) b
         LEFT JOIN open_items o ON o.item_id = b.other_id
         LEFT JOIN unsent_claims u ON u.item_id = b.other_id AND u.instruction_id <> i.instruction_id
         WHERE o.item_id IS NOT NULL OR u.item_id IS NOT NULL
