@@ -13,6 +13,7 @@ from refunding import charge, refund, request, settle
 
 from payments_pipeline.domain.errors import LedgerFaultError
 from payments_pipeline.processors.dispatch import Dispatch, Dispatched
+from payments_pipeline.storage import dispatch_gate
 from payments_pipeline.storage import payout_submissions as store
 from payments_pipeline.storage.postgres import connect
 from payments_pipeline.verify import rules_dispatch
@@ -64,6 +65,29 @@ def test_what_was_never_accepted_asks_the_gate_before_it_leaves_again(zone, now,
     with connect(zone.url) as connection:
         rule = rules_dispatch.RULES["states of sending follow from an outcome or a look-up"]
         assert rule(connection).breaches == []
+
+
+def _lines_read_by_the_gate(url: str) -> tuple[int, int]:
+    """Ask the gate about one instruction: gives how many ledger lines it looked at, and how many there are."""
+    read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'ledger_entries'"
+    with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
+        [(one,)] = cursor.execute("SELECT instruction_id::text FROM payout_instructions LIMIT 1").fetchall()
+        [(lines,)] = cursor.execute("SELECT count(*) FROM ledger_entries").fetchall()
+        [(before,)] = cursor.execute(read).fetchall()
+        assert dispatch_gate.faults(cursor, [one], PARTIES) != []  # its party is none of these
+        [(after,)] = cursor.execute(read).fetchall()
+    return after - before, lines
+
+
+def test_the_gate_looks_at_what_an_instruction_claims_and_never_at_the_whole_ledger(database):
+    zone = MoneyZone(database.url)
+    for number in range(40):
+        zone.owe(match_id=f"m{number}", **{f"p{number}x{party}": 100 for party in range(100)})
+    zone.sweep(parties_frame(**{f"p{number}x{party}": "active" for number in range(40) for party in range(100)}))
+    looked_at, lines = _lines_read_by_the_gate(database.url)
+    assert lines == 40 * 101
+    # The item and the lines of its journal, whose balance is looked at too.
+    assert 0 < looked_at <= 4 * 101
 
 
 def test_what_was_ever_in_doubt_and_may_not_leave_again_stays_locked_until_it_is_answered(zone):
