@@ -32,8 +32,9 @@ ROUNDED = (
     _UNCOMPILED,
     Edit(
         *_UNITS,
-        """for i in range(divided, end):
-        given[i] = round(given[i] + rest[i - divided] / base[i - divided])
+        """for k in range(lines):
+        for i in range(begin[k], begin[k + 1]):
+            given[i] = round(given[i] + rest[k] / base[k])
     if False:""",
     ),
 )
@@ -41,14 +42,15 @@ ROUNDED_BUT_THE_LAST = (
     _UNCOMPILED,
     Edit(
         *_UNITS,
-        """for i in range(divided, end - 1):
-        given[i] = round(given[i] + rest[i - divided] / base[i - divided])
-    given[end - 1] = remaining - given[divided : end - 1].sum()
+        """for k in range(lines):
+        for i in range(begin[k], begin[k + 1]):
+            given[i] = round(given[i] + rest[k] / base[k])
+    given[end - 1] = remaining - given[begin[0] : end - 1].sum()
     if False:""",
     ),
 )
 UNIT_LOST = (_UNCOMPILED, Edit(*_UNITS, "if units > 1:"))
-UNIT_TWICE = (_UNCOMPILED, Edit(pots, "divide_pot", "_give_units(units, ", "_give_units(units + 1, "))
+UNIT_TWICE = (_UNCOMPILED, Edit(pots, "divide_pot", "entitled - handed", "entitled - handed + (entitled > handed)"))
 UNCHECKED = Edit(participant_shares, "compute_shares", "_conserved(matches, found)", "pass")
 POSTED_UNCHECKED = Edit(
     ledger_entries,
@@ -129,13 +131,13 @@ MADE_UP_APART = Edit(sweeping, "_ITEMS", "OR o.match_id IS NULL AND EXISTS (", "
 APART = Edit(sweeping, "_ITEMS", "THEN 'correction_under_way'", "THEN NULL")
 NOT_COLLECTED_TOO = Edit(sweeping, "_ITEMS", "THEN 'not_collected'", "THEN NULL")
 OPEN_OR_NOT = (
-    PostgresEdit("check_instruction_claims", "WHERE o.item_id IS NULL LIMIT", "WHERE false LIMIT"),
+    PostgresEdit("check_instruction_claims", "m.is_new AND m.is_open", "m.is_new"),
     PostgresEdit("check_instruction_claims", "IF claimed <> expected", "IF false"),
 )
-ANY_CURRENCY = PostgresEdit("check_instruction_claims", "AND o.currency = i.currency", "")
-ANY_NET = PostgresEdit(
-    "check_instruction_claims", "HAVING sum(o.amount_minor) <>", "HAVING false AND sum(o.amount_minor) <>"
+ANY_CURRENCY = PostgresEdit(
+    "check_instruction_claims", "(o.party_id, o.currency) = (i.party_id, i.currency)", "o.party_id = i.party_id"
 )
+ANY_NET = PostgresEdit("check_instruction_claims", "AND m.net = CASE", "AND m.is_new OR m.net = CASE")
 
 # Sending --------------------------------------------------------------------------------------------------------------
 
@@ -196,13 +198,13 @@ FREED_TWICE = Edit(submitting, "_move", _FREEING, f"for _ in range(2):\n        
 NEVER_FREED = Edit(submitting, "_move", _FREEING, "pass")
 ANY_STATE_BEFORE = PostgresEdit(
     "check_instruction_events",
-    "WHERE p.to_state IS DISTINCT FROM n.from_state",
-    "WHERE false AND p.to_state IS DISTINCT FROM n.from_state",
+    "p.to_state IS NOT DISTINCT FROM n.from_state",
+    "true",
 )
 ANY_TRANSITION = PostgresEdit(
     "check_instruction_events",
-    "OR NOT EXISTS (SELECT FROM lifecycle",
-    "OR false AND NOT EXISTS (SELECT FROM lifecycle",
+    "(SELECT count(*) = 0 FROM (SELECT DISTINCT from_state, to_state FROM new_rows)",
+    "(SELECT count(*) >= 0 FROM (SELECT DISTINCT from_state, to_state FROM new_rows)",
 )
 
 # Settling -------------------------------------------------------------------------------------------------------------
