@@ -153,7 +153,7 @@ def made_day(pots: int, seed: int = 1) -> Day:
 
 
 def shares_by_us(day: Day) -> pa.Table:
-    """The whole way by the pipeline's own functions, as the assets call them."""
+    """The whole way by the pipeline's own functions; on as many threads as the peers, where the asset takes one."""
     return conform(
         compute_shares(
             to_frame(day.matches),

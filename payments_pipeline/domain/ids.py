@@ -79,7 +79,8 @@ def _text(value: str) -> pa.LargeStringScalar:
 
 
 def _texts(column: Iterable[object]) -> pa.LargeStringArray:
-    values = pa.array(column if isinstance(column, np.ndarray | pd.Series) else list(column))
+    given = column if isinstance(column, np.ndarray | pd.Series) else list(column)
+    values = pa.array(given)
     if pa.types.is_integer(values.type) or pa.types.is_string(values.type):
         return values.cast(pa.large_string())
-    return pa.array([str(value) for value in column], pa.large_string())
+    return pa.array([str(value) for value in given], pa.large_string())

@@ -44,6 +44,7 @@ def test_the_ids_of_columns_are_the_same_whatever_holds_their_values() -> None:
     assert business_ids("kind", pd.Series(texts), pd.Series(numbers), pd.Series(days)) == expected
     assert business_ids("kind", pd.Series(texts, dtype="category"), np.array(numbers), days) == expected
     assert business_ids("kind", np.array(texts, object), pd.Series(numbers, dtype="Int64"), days) == expected
+    assert business_ids("kind", iter(texts), (number for number in numbers), iter(days)) == expected
     assert business_ids("kind", [], [], []) == []
 
 

@@ -2,8 +2,8 @@
 -- Sections: ids and accounts, references, lines, claims, events, births.
 --
 -- Where nothing is wrong, a query for the first row that is has to look at all of them; with LIMIT the planner expects to
--- be done after the first, and may choose a plan that goes through one table for every row of another. What is asked of
--- each insert is therefore asked as one aggregate over all its rows; only where that finds fault is the row looked for.
+-- be done after the first, and may choose a plan that goes through one table for every row of another. Where inserted rows
+-- are joined with large tables, one aggregate over all of them is asked for; only where it finds fault is the row looked for.
 
 -- Ids and accounts ----------------------------------------------------------------------------------------------------
 
@@ -120,6 +120,10 @@ BEGIN
         JOIN payout_instructions i USING (instruction_id)
         WHERE n.net <> CASE i.direction WHEN 'debit' THEN -i.amount_minor ELSE i.amount_minor END
         LIMIT 1;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'what was open changed while it was claimed'
+                USING ERRCODE = 'serialization_failure', HINT = 'Run the day again. Nothing was claimed.';
+        END IF;
         RAISE EXCEPTION 'instruction % is for % % and its items net to %', bad.instruction_id, bad.direction, bad.amount_minor, bad.net
             USING ERRCODE = 'check_violation';
     END IF;
@@ -187,6 +191,10 @@ BEGIN
         END IF;
         SELECT n.instruction_id INTO bad FROM new_rows n JOIN payout_instructions i USING (instruction_id)
         WHERE (n.to_state = 'netted') <> (i.direction = 'none') AND n.to_state NOT IN ('created', 'cancelled') LIMIT 1;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'the events of an instruction changed while another was written'
+                USING ERRCODE = 'serialization_failure', HINT = 'Run the day again. Nothing was written.';
+        END IF;
         RAISE EXCEPTION 'instruction %: netted is for a sum of zero, and for that alone', bad.instruction_id USING ERRCODE = 'restrict_violation';
     END IF;
     SELECT n.instruction_id INTO bad FROM new_rows n
