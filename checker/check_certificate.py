@@ -1,4 +1,4 @@
-"""Check the certificates of one match day against the tables, the audit trail and the files they were computed from.
+"""Check the certificates of one day against the tables, the audit trail and the files they were computed from.
 
 Needs Python's standard library alone, nothing of the pipeline and no connection: the rows come from
 `check_certificate.sql`, run by psql. docs/operating/checking.md says how, docs/concepts/audit.md what is hashed.
@@ -20,20 +20,21 @@ import os
 import re
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
 VERSION = 1
-#: Columns that make the key of each table that a posting writes; they come first in its rows.
-KEYS = {"day_postings": 2, "posting_breaks": 3, "match_postings": 2, "journals": 1, "ledger_entries": 1}
+#: Columns that make the key of each table that postings and acceptances of refunds write; they come first in its rows.
+KEYS = {"day_postings": 2, "posting_breaks": 3, "match_postings": 2, "refunds": 1, "journals": 1, "ledger_entries": 1}
 #: What is kept of a ledger line beside its digest: there may be a million.
 OF_LINE = ("journal_id", "kind", "pot", "currency", "debit_minor", "credit_minor")
 _IN_CONTENT = ("entry_id", "recorded_at", "transaction_id", "table_name", "by_migration", "row_count")
 PARTY_TYPES = ("player", "club", "organiser", "referee", "federation", "platform")
 PARTY_STATUSES = ("active", "on_hold", "closed")
 REFERENCE_TABLES = ("competitions", "parties", "fee_schedules")
+REFUND_REQUESTS = "refund_requests"
 EXTENSIONS = ("csv", "jsonl", "parquet")
 #: What PostgreSQL quotes in a composite value; its white space is that of ASCII.
 _QUOTED = re.compile(r'[\s"\\(),]', re.ASCII)
@@ -108,6 +109,18 @@ class Export:
         key = record([self.day, seq])
         return next((e for e in self.entries if e["table_name"] == "day_postings" and key in e["row_keys"]), None)
 
+    def accepted_in(self, commit_no: int) -> dict[str, Row]:
+        """Give the refunds of the day, by id, that a commit accepted."""
+        commits = {link["entry_id"]: link["commit_no"] for link in self.links}
+        keys = {
+            key
+            for entry in self.entries
+            if entry["table_name"] == "refunds" and commits.get(entry["entry_id"]) == commit_no
+            for key in entry["row_keys"]
+        }
+        of_day = self.of("refunds", accepted_day=self.day)
+        return {row["refund_id"]: row for row in of_day if row["refund_id"] in keys}
+
 
 def check_trail(export: Export) -> Iterator[str]:
     """Hold every row against the digest recorded when it was inserted, and every entry against its own hash."""
@@ -131,7 +144,7 @@ def check_trail(export: Export) -> Iterator[str]:
                 yield f"{table} {key} is missing: audit entry {entry['entry_id']} recorded it at {entry['recorded_at']}"
             elif of_row is None:
                 if key not in older[table]:
-                    yield f"{table} {key} was inserted: no posting of {export.day} recorded it"
+                    yield f"{table} {key} was inserted: nothing posted of {export.day} recorded it"
             elif of_row != export.digests[table][key]:
                 yield f"{table} {key} was changed: audit entry {entry['entry_id']} recorded another content"
 
@@ -143,8 +156,13 @@ def _keys_before_the_trail(export: Export) -> dict[str, set[str]]:
         for row in export.of("match_postings")
         if row["day_seq"] in export.before_the_trail
     }
-    journals = {row["journal_id"] for row in export.of("journals") if (row["match_id"], row["posting_no"]) in postings}
-    is_older = {
+    journals = {
+        row["journal_id"]
+        for row in export.of("journals", kind="accrual")
+        if (row["match_id"], row["posting_no"]) in postings
+    }
+    is_older: dict[str, Callable[[Row], bool]] = {
+        "refunds": lambda _: False,
         "day_postings": lambda row: row["seq"] in export.before_the_trail,
         "posting_breaks": lambda row: row["seq"] in export.before_the_trail,
         "match_postings": lambda row: row["day_seq"] in export.before_the_trail,
@@ -155,13 +173,15 @@ def _keys_before_the_trail(export: Export) -> dict[str, set[str]]:
 
 
 def check_chain(export: Export) -> Iterator[str]:
-    """Compute every link again from the one before it; the first that was exported is taken as it is."""
+    """Compute every link again from the one before it; what comes before a whole day is taken as it is."""
     links = export.links
     if links and links[0]["commit_no"] == links[0]["seq"] == 1:
         yield from _check_link("0" * 64, links[0])
-    elif len({link["day"] for link in links}) == 1:
+    elif links and links[0]["of_whole_day"]:
         yield f"the chain begins at link {links[0]['seq']} of {links[0]['day']}: what was before it was removed"
     for before, link in pairwise(links):
+        if not link["of_whole_day"]:
+            continue
         due = before["seq"] + 1 if before["day"] == link["day"] else 1
         if link["seq"] != due:
             yield f"the chain of {link['day']} has link {link['seq']} where {due} is due: links were removed"
@@ -174,30 +194,20 @@ def _check_link(previous: str, link: Row) -> Iterator[str]:
         yield f"the chain breaks at link {link['seq']} of {link['day']}: it does not follow from the link before it"
 
 
-def expected(export: Export, seq: str) -> Row | None:
+def expected(export: Export, said: Row) -> Row | None:
+    """Work out what a certificate has to say; None where there is nothing that it could be of."""
+    return expected_posting(export, str(said["posting"])) if "posting" in said else expected_refunds(export, said)
+
+
+def expected_posting(export: Export, seq: str) -> Row | None:
     """Work out what the certificate of a posting has to say; None where there is no such posting."""
     posting = export.rows["day_postings"].get(record([export.day, seq]))
     entry = export.entry_of(seq)
     link = next((link for link in export.links if entry and link["entry_id"] == entry["entry_id"]), None)
     if posting is None or entry is None or link is None:
         return None
-    head = [each for each in export.links if each["commit_no"] == link["commit_no"]][-1]
-    journals = {
-        row["journal_id"]
-        for row in export.of("journals", created_xid=entry["transaction_id"], run_id=posting["run_id"])
-    }
-    lines = {key: row for key, row in export.rows["ledger_entries"].items() if row["journal_id"] in journals}
     matches = export.of("match_postings", day_seq=seq, match_day=export.day)
-    schedules = Counter((row["competition_id"], row["schedule_version"], row["rules_hash"]) for row in matches)
-    totals: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-    for row in lines.values():
-        total = totals[row["kind"], row["pot"], row["currency"]]
-        for place, amount in enumerate((1, int(row["debit_minor"]), int(row["credit_minor"]))):
-            total[place] += amount
-    digests = "".join(export.digests["ledger_entries"][key] for key in sorted(lines))
     return {
-        "version": VERSION,
-        "day": export.day,
         "posting": int(seq),
         "posted_at": posting["posted_at"],
         "run_id": posting["run_id"],
@@ -207,10 +217,77 @@ def expected(export: Export, seq: str) -> Row | None:
         "matches_posted": len(matches),
         "matches_left_alone": len(export.of("posting_breaks", seq=seq)),
         "shares": int(posting["shares"]),
-        "schedules": [
-            {"competition_id": competition, "version": version, "rules_hash": rules, "matches": count}
-            for (competition, version, rules), count in sorted(schedules.items())
-        ],
+        "schedules": _schedules(matches),
+    } | _of_commit(export, link["commit_no"], posting["run_id"])
+
+
+def expected_refunds(export: Export, said: Row) -> Row | None:
+    """Work out what the certificate of an acceptance of refunds has to say; None where its commit accepted none."""
+    commit_no = said["chain"].get("commit_no")
+    accepted = export.accepted_in(commit_no)
+    if not accepted:
+        return None
+    refunds = list(accepted.values())
+    stamp = {name: min(row[name] for row in refunds) for name in ("run_id", "code_version")}
+    journals = _journals(export, commit_no, stamp["run_id"])
+    of = {(row["match_id"], row["posting_no"]) for row in journals.values()}
+    hashes = [row["input_hash"] for row in refunds if row["input_hash"]]
+    return {
+        # As text, instants of one zone are in order but for their fractions.
+        "accepted_at": max((row["accepted_at"] for row in refunds), key=_instant),
+        **stamp,
+        "input_hashes": {REFUND_REQUESTS: min(hashes)} if hashes else {},
+        "refunds": len(refunds),
+        "refunds_sha256": sha256(bytes.fromhex("".join(export.digests["refunds"][key] for key in sorted(accepted)))),
+        "schedules": _schedules(
+            row for row in export.of("match_postings") if (row["match_id"], row["posting_no"]) in of
+        ),
+    } | _of_commit(export, commit_no, stamp["run_id"])
+
+
+def _instant(written: str) -> tuple[str, str]:
+    """Give what puts an instant of PostgreSQL's, in UTC, in order: its seconds, its fraction."""
+    seconds, _, fraction = written.removesuffix("+00").partition(".")
+    return seconds, fraction
+
+
+def _journals(export: Export, commit_no: int, run_id: str) -> dict[str, Row]:
+    """Give the journals that the transaction of a commit made."""
+    entries = {entry["entry_id"]: entry for entry in export.entries}
+    made = {
+        entries[link["entry_id"]]["transaction_id"]
+        for link in export.links
+        if link["commit_no"] == commit_no and link["entry_id"] in entries
+    }
+    return {
+        key: row
+        for key, row in export.rows["journals"].items()
+        if row["created_xid"] in made and row["run_id"] == run_id
+    }
+
+
+def _schedules(matches: Iterable[Row]) -> list[Row]:
+    counted = Counter((row["competition_id"], row["schedule_version"], row["rules_hash"]) for row in matches)
+    return [
+        {"competition_id": competition, "version": version, "rules_hash": rules, "matches": count}
+        for (competition, version, rules), count in sorted(counted.items())
+    ]
+
+
+def _of_commit(export: Export, commit_no: int, run_id: str) -> Row:
+    """Work out what every certificate says of its commit."""
+    head = [link for link in export.links if link["commit_no"] == commit_no][-1]
+    journals = _journals(export, commit_no, run_id)
+    lines = {key: row for key, row in export.rows["ledger_entries"].items() if row["journal_id"] in journals}
+    totals: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    for row in lines.values():
+        total = totals[row["kind"], row["pot"], row["currency"]]
+        for place, amount in enumerate((1, int(row["debit_minor"]), int(row["credit_minor"]))):
+            total[place] += amount
+    digests = "".join(export.digests["ledger_entries"][key] for key in sorted(lines))
+    return {
+        "version": VERSION,
+        "day": export.day,
         "entries": len(lines),
         "entries_sha256": sha256(bytes.fromhex(digests)),
         "totals": [
@@ -221,23 +298,30 @@ def expected(export: Export, seq: str) -> Row | None:
     }
 
 
+def subject(said: Row) -> str:
+    """Give the beginning of a certificate's name."""
+    return f"{said['posting']:04d}" if "posting" in said else f"refunds-{said['chain']['commit_no']:06d}"
+
+
 def check_certificate(name: str, data: bytes, export: Export) -> Iterator[str]:
     """Hold one certificate against its own name, the tables and the chain."""
     said = parsed(data)
     if said is None:
         yield "it is no certificate that this program knows"
         return
-    if name != f"{said['posting']:04d}-{sha256(data)[:16]}.json":
-        yield f"its content gives it the name {said['posting']:04d}-{sha256(data)[:16]}.json: one of them was changed"
+    due_name = f"{subject(said)}-{sha256(data)[:16]}.json"
+    if name != due_name:
+        yield f"its content gives it the name {due_name}: one of them was changed"
     if said["day"] != export.day:
         yield f"it is of {said['day']}, and the rows are of {export.day}"
         return
     head = said["chain"]
     if not any({name: link[name] for name in ("day", "seq", "commit_no", "hash")} == head for link in export.links):
         yield f"the chain has no such link as its head, {json.dumps(head)}: the chain was cut off or written anew"
-    due = expected(export, str(said["posting"]))
+    due = expected(export, said)
     if due is None:
-        yield f"there is no posting {said['posting']} of {export.day} in the tables and the audit trail"
+        what = f"posting {said['posting']}" if "posting" in said else f"refund accepted in commit {head['commit_no']}"
+        yield f"there is no {what} of {export.day} in the tables and the audit trail"
         return
     for field in sorted(due.keys() | said.keys()):
         if due.get(field) != said.get(field):
@@ -248,21 +332,30 @@ def parsed(data: bytes) -> Row | None:
     """Read a certificate; None where it is none, or of a version unknown."""
     try:
         said: Row = json.loads(data)
-        is_one = said["version"] == VERSION and isinstance(said["posting"], int) and isinstance(said["day"], str)
-        return said if is_one and {"chain", "input_hashes"} <= said.keys() else None
+        number = said["posting"] if "posting" in said else said["chain"]["commit_no"]
+        is_one = said["version"] == VERSION and isinstance(number, int) and isinstance(said["day"], str)
+        return said if is_one and isinstance(said["chain"], dict) and isinstance(said["input_hashes"], dict) else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def missing_certificates(export: Export, postings: Iterable[int]) -> Iterator[str]:
-    """Name the postings that changed something and have no certificate among those given."""
-    given = {str(posting) for posting in postings} | export.before_the_trail
+def missing_certificates(export: Export, given: Iterable[Row]) -> Iterator[str]:
+    """Name what posted something and has no certificate among those given."""
+    subjects = set(map(subject, given))
     hashes_before = None
     for row in sorted(export.rows["day_postings"].values(), key=lambda row: int(row["seq"])):
         is_due = row["input_hashes"] != hashes_before or row["entries_posted"] != "0"
         hashes_before = row["input_hashes"]
-        if (is_due or export.of("match_postings", day_seq=row["seq"])) and row["seq"] not in given:
+        is_due |= bool(export.of("match_postings", day_seq=row["seq"]))
+        if (
+            is_due
+            and row["seq"] not in export.before_the_trail
+            and subject({"posting": int(row["seq"])}) not in subjects
+        ):
             yield f"posting {row['seq']} of {export.day} has no certificate among those given"
+    for commit_no in sorted({link["commit_no"] for link in export.links}):
+        if export.accepted_in(commit_no) and subject({"chain": {"commit_no": commit_no}}) not in subjects:
+            yield f"refunds accepted in commit {commit_no}, of {export.day}, have no certificate among those given"
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -335,6 +428,9 @@ def check_files(said: Row, landing: Path | None, reference: Path | None) -> Iter
             continue
         if found is None:
             yield False, f"{name} was not compared: the standard library reads no Parquet"
+        elif found != stated and name == REFUND_REQUESTS:
+            # Only what is accepted is posted: files of refused requests, or of none, come without a new certificate.
+            yield False, f"{name} below {root} is not what was accepted from: it was changed or added to since"
         elif found != stated:
             yield (
                 True,
@@ -352,7 +448,7 @@ def _cannot(words: str) -> NoReturn:
 
 def main(arguments: list[str] | None = None) -> int:
     """Check, and say what was found; gives the exit code."""
-    parser = argparse.ArgumentParser(description="Check the certificates of one match day.")
+    parser = argparse.ArgumentParser(description="Check the certificates of one day.")
     parser.add_argument("rows", type=Path, help="what psql wrote with check_certificate.sql")
     parser.add_argument("certificates", type=Path, nargs="+", help="every certificate of that day")
     parser.add_argument("--landing", type=Path, help="folder of the landing zone, to compare its files of the day")
@@ -367,12 +463,17 @@ def main(arguments: list[str] | None = None) -> int:
     faults = [*check_trail(export), *check_chain(export)]
     for path, data in certificates.items():
         faults += [f"{path}: {words}" for words in check_certificate(path.name, data, export)]
-    read = {said["posting"]: said for said in map(parsed, certificates.values()) if said and said["day"] == export.day}
+    read = [said for said in map(parsed, certificates.values()) if said and said["day"] == export.day]
     faults += missing_certificates(export, read)
     notes: list[str] = []
-    # Files are as the newest posting found them: what older ones were computed from was replaced.
-    for is_fault, words in check_files(read[max(read)], given.landing, given.reference) if read else ():
-        (faults if is_fault else notes).append(words)
+    # Files are as the newest of each kind found them: what older ones were computed from was replaced.
+    postings = [said for said in read if "posting" in said]
+    acceptances = [said for said in read if "posting" not in said and said["input_hashes"]]
+    newest = [max(postings, key=lambda said: said["posting"])] if postings else []
+    newest += [max(acceptances, key=lambda said: said["chain"]["commit_no"])] if acceptances else []
+    for said in newest:
+        for is_fault, words in check_files(said, given.landing, given.reference):
+            (faults if is_fault else notes).append(words)
     for words in faults:
         sys.stdout.write(f"FAULT {words}\n")
     for words in notes:

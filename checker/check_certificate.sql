@@ -17,16 +17,34 @@ WITH trail AS MATERIALIZED (
     FROM audit_entries e JOIN audit_chain c USING (entry_id)
     WHERE e.table_name = 'day_postings' AND EXISTS (
         SELECT FROM unnest(e.row_keys) AS key WHERE key LIKE '(' || :'day' || ',%')
+    UNION ALL
+    SELECT e.entry_id, e.transaction_id, e.by_migration, c.day, c.commit_no
+    FROM audit_entries e JOIN audit_chain c USING (entry_id)
+    WHERE e.table_name = 'refunds' AND EXISTS (
+        SELECT FROM unnest(e.row_keys) AS key JOIN refunds r ON r.refund_id = key WHERE r.accepted_day = :'day')
 ), commits AS MATERIALIZED (
     SELECT DISTINCT commit_no FROM trail WHERE NOT by_migration
 ), entries AS MATERIALIZED (
     SELECT e.* FROM audit_entries e JOIN audit_chain c USING (entry_id) JOIN commits USING (commit_no)
 ), wanted_journals AS MATERIALIZED (
     SELECT journal_id FROM journals j
-    JOIN (SELECT DISTINCT run_id FROM day_postings WHERE match_day = :'day') p USING (run_id)
+    JOIN (SELECT run_id FROM day_postings WHERE match_day = :'day'
+          UNION SELECT run_id FROM refunds WHERE accepted_day = :'day') p USING (run_id)
     WHERE created_xid IN (SELECT transaction_id FROM trail WHERE NOT by_migration)
     UNION SELECT journal_id FROM journals WHERE kind = 'accrual' AND day = :'day'
     UNION SELECT key::uuid FROM entries, unnest(row_keys) AS key WHERE table_name = 'journals' AND key ~ '^[0-9a-f-]{36}$'
+), refunded AS MATERIALIZED (
+    SELECT ROW(match_id, posting_no)::text AS key FROM journals JOIN wanted_journals USING (journal_id) WHERE kind = 'refund'
+), refunded_entries AS MATERIALIZED (
+    -- What refunds are of was posted in another commit, maybe on another day.
+    SELECT e.*, c.day AS link_day FROM audit_entries e JOIN audit_chain c USING (entry_id)
+    WHERE e.table_name = 'match_postings' AND e.row_keys && (SELECT array_agg(key) FROM refunded)
+), wanted_matches AS MATERIALIZED (
+    SELECT key FROM entries, unnest(row_keys) AS key WHERE table_name = 'match_postings'
+    UNION SELECT key FROM refunded_entries, unnest(row_keys) AS key
+    UNION SELECT key FROM refunded
+), link_days AS MATERIALIZED (
+    SELECT link_day FROM trail UNION SELECT link_day FROM refunded_entries
 ), wanted_lines AS MATERIALIZED (
     SELECT entry_id FROM ledger_entries JOIN wanted_journals USING (journal_id)
     UNION SELECT entry_id FROM ledger_entries WHERE kind = 'accrual' AND day = :'day'
@@ -51,8 +69,17 @@ SELECT json_build_object('of', 'match_postings', 'row', json_build_object(
     'content_hash', content_hash::text, 'rules_hash', rules_hash::text, 'schedule_version', schedule_version::text,
     'currency', currency::text, 'payout_policy', payout_policy::text, 'revenue_minor', revenue_minor::text,
     'participants', participants::text, 'is_open', left(is_open::text, 1)))
-FROM match_postings WHERE match_day = :'day' OR ROW(match_id, posting_no)::text IN (
-    SELECT key FROM entries, unnest(row_keys) AS key WHERE table_name = 'match_postings')
+FROM match_postings WHERE match_day = :'day' OR ROW(match_id, posting_no)::text IN (SELECT key FROM wanted_matches)
+UNION ALL
+SELECT json_build_object('of', 'refunds', 'row', json_build_object(
+    'refund_id', refund_id::text, 'match_id', match_id::text, 'pot', pot::text, 'pot_party_id', pot_party_id::text,
+    'pot_no', pot_no::text, 'currency', currency::text, 'amount_minor', amount_minor::text,
+    'requested_minor', requested_minor::text, 'reason', reason::text, 'requester', requester::text,
+    'accepted_day', accepted_day::text, 'source', source::text, 'run_id', run_id::text,
+    'code_version', code_version::text, 'login', login::text, 'accepted_at', accepted_at::text,
+    'input_hash', input_hash::text))
+FROM refunds WHERE accepted_day = :'day' OR refund_id IN (
+    SELECT key FROM entries, unnest(row_keys) AS key WHERE table_name = 'refunds')
 UNION ALL
 SELECT json_build_object('of', 'journals', 'row', json_build_object(
     'journal_id', journal_id::text, 'kind', kind::text, 'day', day::text, 'match_id', match_id::text,
@@ -76,15 +103,16 @@ SELECT json_build_object('of', 'audit_entries', 'row', json_build_object(
     'table_name', table_name, 'by_migration', left(by_migration::text, 1), 'row_count', row_count::text, 'login', login,
     'content_sha256', content_sha256, 'row_keys', row_keys, 'row_digests', (
         SELECT json_agg(encode(digest, 'hex') ORDER BY n) FROM unnest(row_digests) WITH ORDINALITY AS d (digest, n))))
-FROM entries
+FROM (SELECT * FROM entries
+      UNION SELECT e.* FROM audit_entries e WHERE entry_id IN (SELECT entry_id FROM refunded_entries)) e
 UNION ALL
 -- The whole chain of those days, and the last link before each.
 SELECT json_build_object('of', 'audit_chain', 'row', json_build_object(
     'day', c.day::text, 'seq', c.seq, 'entry_id', c.entry_id::text, 'commit_no', c.commit_no, 'hash', c.hash,
-    'content_sha256', e.content_sha256))
+    'content_sha256', e.content_sha256, 'of_whole_day', c.day IN (SELECT link_day FROM link_days)))
 FROM audit_chain c LEFT JOIN audit_entries e USING (entry_id)
-WHERE c.day IN (SELECT link_day FROM trail) OR (c.day, c.seq) IN (
-    SELECT DISTINCT ON (t.link_day) b.day, b.seq FROM trail t JOIN audit_chain b ON b.day < t.link_day
+WHERE c.day IN (SELECT link_day FROM link_days) OR (c.day, c.seq) IN (
+    SELECT DISTINCT ON (t.link_day) b.day, b.seq FROM link_days t JOIN audit_chain b ON b.day < t.link_day
     ORDER BY t.link_day, b.day DESC, b.seq DESC)
 UNION ALL
 SELECT json_build_object('of', 'before_the_trail', 'posting', split_part(trim('()' FROM key), ',', 2))

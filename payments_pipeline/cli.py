@@ -424,20 +424,24 @@ def refund(
     """Refund a match fee, or a part of it, to who was charged."""
     from payments_pipeline.domain.refund_requests import request_frame
     from payments_pipeline.printing import refund_line
+    from payments_pipeline.storage.certificates import write_certificates
+    from payments_pipeline.storage.objects import open_store
     from payments_pipeline.storage.refunds import accept_refunds
 
     request = request_frame(refund_id, match_id, party, amount_minor, reason, "command line")
     with _servers(load_settings()) as (settings, endpoints):
         on = _day(day) if day else datetime.now(settings.zone).date()
         accepted = accept_refunds(endpoints.postgres_url, on, request, _user(), _by_command())
-    (decided,) = accepted.decisions.to_dict("records")
-    refused = len(accepted.refused) > 0
-    row = {"refund_id": refund_id, "decision": decided["decision"], "day": on.isoformat()}
-    row |= {"amount_minor": decided["fixed_minor"] or None, "currency": decided["currency"] or None}
-    if as_json:
-        _print(row | {"words": decided["words"] or None})
-    else:
-        click.echo(decided["words"] if refused else refund_line(row), err=refused)
+        (decided,) = accepted.decisions.to_dict("records")
+        refused = len(accepted.refused) > 0
+        row = {"refund_id": refund_id, "decision": decided["decision"], "day": on.isoformat()}
+        row |= {"amount_minor": decided["fixed_minor"] or None, "currency": decided["currency"] or None}
+        if as_json:
+            _print(row | {"words": decided["words"] or None})
+        else:
+            click.echo(decided["words"] if refused else refund_line(row), err=refused)
+        # Told first: what was accepted stands, whether its certificate can be written now or by the day's next run.
+        write_certificates(endpoints.postgres_url, open_store(settings.storage), on)
     sys.exit(1 if refused else 0)
 
 

@@ -132,9 +132,13 @@ def refund(world: World, run: RunInfo, number: int) -> None:
     world.effects.boundary()
     day = min(day_of(number % (world.days + 1)), world.now().date())
     requester = world.database.approver if number % 3 == 0 else "somebody"
-    decision = accept_refunds(world.database.url, day, requests, requester, run).decisions["decision"].iloc[0]
+    # As if it had been read from a file by every other one.
+    read_from = f"{number:064x}" if number % 2 else None
+    accepted = accept_refunds(world.database.url, day, requests, requester, run, read_from)
+    decision = accepted.decisions["decision"].iloc[0]
     world.told.append((asked["refund_id"], content, decision))
     world.faults[f"refund_{decision}"] += 1
+    write_certificates(world.database.url, world.storage, day)
 
 
 # Acts of people ------------------------------------------------------------------------------------------------

@@ -90,7 +90,10 @@ def verify_all(world: World) -> None:
     world.observe()
     with connect(world.database.url) as connection:
         found = {name: rule(connection).breaches for name, rule in TABLE_RULES.items() if name not in _EXPLAINED}
-    posted = sorted({date.fromisoformat(str(row["match_day"])) for row in world.snapshot["day_postings"]})
+    posted = sorted(
+        {date.fromisoformat(str(row["match_day"])) for row in world.snapshot["day_postings"]}
+        | {date.fromisoformat(str(row["accepted_day"])) for row in world.snapshot["refunds"]}
+    )
     found[CERTIFICATES] = breaches_of_certificates(world.database.url, world.storage, posted)
     broken = [f"{name}: {breaches[0]}" for name, breaches in found.items() if breaches]
     if broken:

@@ -1,13 +1,14 @@
-"""What a certificate says of a posting, and its bytes: the same posting gives the same bytes, whoever writes them.
+"""What a certificate says of a posting or an acceptance of refunds, and its bytes: always the same of the same commit.
 
-Belongs here: the content, its canonical JSON, the object's name. Does not belong here: reading the posting, writing the
-object (`storage.certificates`).
+Belongs here: the content, its canonical JSON, the object's name. Does not belong here: reading what was posted, writing
+the object (`storage.certificates`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -73,22 +74,16 @@ class Head:
     hash: str
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """One posting of a day.
+@dataclass(frozen=True, kw_only=True)
+class Certificate(ABC):
+    """What one commit posted of a day.
 
     Attributes:
-        day: match day.
-        posting: number of the posting within the day.
-        posted_at: as Postgres writes the instant, UTC.
+        day: match day, or day of acceptance.
         run_id: Dagster's run.
         code_version: of the program that posted.
-        input_hashes: of the landing files and reference data it was computed from.
-        matches_accepted: matches of the input.
-        matches_posted: of them, posted or posted again now.
-        matches_left_alone: breaks.
-        shares: shares of the input.
-        schedules: rules of the matches posted now, by competition and version.
+        input_hashes: of what it was computed from.
+        schedules: rules of the matches whose lines were posted now, by competition and version.
         entries: ledger lines posted now.
         entries_sha256: over the audit digests of these lines, by entry id.
         totals: of these lines, by kind, pot and currency.
@@ -96,20 +91,19 @@ class Certificate:
     """
 
     day: date
-    posting: int
-    posted_at: str
     run_id: str
     code_version: str
     input_hashes: Mapping[str, str]
-    matches_accepted: int
-    matches_posted: int
-    matches_left_alone: int
-    shares: int
     schedules: tuple[Schedule, ...]
     entries: int
     entries_sha256: str
     totals: tuple[Total, ...]
     chain: Head
+
+    @property
+    @abstractmethod
+    def subject(self) -> str:
+        """What it is of, within its day."""
 
     def encode(self) -> bytes:
         """Give the object's bytes: JSON, keys sorted, no white space, a line feed at the end."""
@@ -119,9 +113,65 @@ class Certificate:
 
     @property
     def key(self) -> str:
-        """Name of the object: `certificates/date=<day>/<posting>-<first 16 digits of the bytes' SHA-256>.json`."""
+        """Name of the object: `certificates/date=<day>/<subject>-<first 16 digits of the bytes' SHA-256>.json`."""
         digest = hashlib.sha256(self.encode()).hexdigest()[:16]
-        return f"{day_prefix(self.day)}{self.posting:04d}-{digest}.json"
+        return f"{day_prefix(self.day)}{self.subject}-{digest}.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostingCertificate(Certificate):
+    """One posting of a day.
+
+    Attributes:
+        posting: number of the posting within the day.
+        posted_at: as Postgres writes the instant, UTC.
+        matches_accepted: matches of the input.
+        matches_posted: of them, posted or posted again now.
+        matches_left_alone: breaks.
+        shares: shares of the input.
+    """
+
+    posting: int
+    posted_at: str
+    matches_accepted: int
+    matches_posted: int
+    matches_left_alone: int
+    shares: int
+
+    @property
+    def subject(self) -> str:
+        """The posting's number."""
+        return posting_subject(self.posting)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefundCertificate(Certificate):
+    """Refunds that one commit accepted.
+
+    Attributes:
+        accepted_at: when the last of them was, as Postgres writes the instant, UTC.
+        refunds: how many.
+        refunds_sha256: over their audit digests, by refund id.
+    """
+
+    accepted_at: str
+    refunds: int
+    refunds_sha256: str
+
+    @property
+    def subject(self) -> str:
+        """The commit's number, since acceptances are not numbered by day."""
+        return refund_subject(self.chain.commit_no)
+
+
+def posting_subject(posting: int) -> str:
+    """Name a posting within its day."""
+    return f"{posting:04d}"
+
+
+def refund_subject(commit_no: int) -> str:
+    """Name an acceptance of refunds."""
+    return f"refunds-{commit_no:06d}"
 
 
 def day_prefix(day: date) -> str:
@@ -129,7 +179,6 @@ def day_prefix(day: date) -> str:
     return f"{FOLDER}/date={day.isoformat()}/"
 
 
-def posting_of(key: str) -> int | None:
-    """Give the posting that an object is named after; None where its name is no certificate's."""
-    number, dash, rest = key.rpartition("/")[2].partition("-")
-    return int(number) if dash and number.isascii() and number.isdigit() and rest.endswith(".json") else None
+def subject_of(key: str) -> str:
+    """Give what an object of that name is a certificate of, within its day; empty where it is none."""
+    return key.rpartition("/")[2].rpartition("-")[0] if key.endswith(".json") else ""

@@ -1,17 +1,29 @@
-"""The store of certificates: one small object for each posting, written once, after its commit.
+"""The store of certificates: a small object for each posting and acceptance of refunds, written once, after its commit.
 
-Belongs here: which postings are due one, reading what it says, writing it. Does not belong here: its content's shape
+Belongs here: what is due one, reading what it says, writing it. Does not belong here: its content's shape
 (`domain.certificates`), checking it (`verify`, and `checker/`, which needs nothing of this program).
 """
 
 from __future__ import annotations
 
 from datetime import date
-from typing import Any
+from typing import Any, TypedDict
 
 import psycopg
 
-from payments_pipeline.domain.certificates import Certificate, Head, Schedule, Total, day_prefix, posting_of
+from payments_pipeline.domain.certificates import (
+    Certificate,
+    Head,
+    PostingCertificate,
+    RefundCertificate,
+    Schedule,
+    Total,
+    day_prefix,
+    posting_subject,
+    refund_subject,
+    subject_of,
+)
+from payments_pipeline.domain.refund_requests import DATASET as REFUND_REQUESTS
 from payments_pipeline.storage.objects import ObjectStore
 from payments_pipeline.storage.postgres import connect
 
@@ -31,18 +43,43 @@ _DUE = """
 _POSTING = """
     SELECT p.posted_at::text, p.run_id, p.code_version, p.input_hashes, p.matches, p.shares,
            (SELECT count(*) FROM match_postings m WHERE (m.match_day, m.day_seq) = (p.match_day, p.seq)),
-           (SELECT count(*) FROM posting_breaks b WHERE (b.match_day, b.seq) = (p.match_day, p.seq)),
-           head.day, head.seq, head.commit_no, head.hash
+           (SELECT count(*) FROM posting_breaks b WHERE (b.match_day, b.seq) = (p.match_day, p.seq)), own.commit_no
     FROM day_postings p
     JOIN audit_entries e ON e.table_name = 'day_postings' AND NOT e.by_migration AND e.row_keys[1] = %(key)s
     JOIN audit_chain own USING (entry_id)
-    JOIN audit_chain head ON head.commit_no = own.commit_no
     WHERE p.match_day = %(day)s AND p.seq = %(seq)s
-    ORDER BY head.day DESC, head.seq DESC LIMIT 1
 """
 _SCHEDULES = """
     SELECT competition_id::text, schedule_version, rules_hash, count(*) FROM match_postings
     WHERE match_day = %(day)s AND day_seq = %(seq)s GROUP BY 1, 2, 3
+"""
+#: Refunds as the audit trail has them: the commits that accepted them, few, by an index of their own.
+_ACCEPTED = """
+    FROM audit_entries e JOIN audit_chain c USING (entry_id), unnest(e.row_keys, e.row_digests) AS line (key, digest)
+    JOIN refunds r ON r.refund_id = line.key
+    WHERE e.table_name = 'refunds' AND NOT e.by_migration AND r.accepted_day = %(day)s
+"""
+_ACCEPTANCES = "SELECT DISTINCT c.commit_no" + _ACCEPTED
+_ACCEPTANCE = (
+    """
+    SELECT max(r.accepted_at)::text, min(r.run_id), min(r.code_version), min(r.input_hash), count(*),
+           encode(sha256(string_agg(line.digest, '' ORDER BY line.key COLLATE "C")), 'hex')
+"""
+    + _ACCEPTED
+    + "AND c.commit_no = %(commit_no)s"
+)
+#: Of the matches that something was given back of.
+_REFUND_SCHEDULES = """
+    SELECT competition_id::text, schedule_version, rules_hash, count(*) FROM match_postings
+    WHERE (match_id, posting_no) IN (
+        SELECT j.match_id, j.posting_no FROM audit_chain c JOIN audit_entries e USING (entry_id),
+        unnest(e.row_keys) AS line (key) JOIN journals j ON j.journal_id = line.key::uuid
+        WHERE c.commit_no = %(commit_no)s AND e.table_name = 'journals')
+    GROUP BY 1, 2, 3
+"""
+_HEAD = """
+    SELECT day, seq, commit_no, hash FROM audit_chain WHERE commit_no = %(commit_no)s
+    ORDER BY day DESC, seq DESC LIMIT 1
 """
 #: Lines of a commit, as the audit trail has them.
 _ENTRIES = """
@@ -59,15 +96,25 @@ _TOTALS = """
 """
 
 
+class _OfCommit(TypedDict):
+    """What every certificate says of its commit."""
+
+    schedules: tuple[Schedule, ...]
+    entries: int
+    entries_sha256: str
+    totals: tuple[Total, ...]
+    chain: Head
+
+
 def write_certificates(url: str, store: ObjectStore, day: date) -> list[str]:
-    """Write the certificates of a day's postings that are not there yet; each is written once and never replaced.
+    """Write the certificates of a day that are not there yet; each is written once and never replaced.
 
     A run that died between its commit and the writing left one out: the next run of the day writes it, the same bytes.
 
     Args:
         url: business database.
         store: where assets are stored.
-        day: match day.
+        day: match day of postings, day of acceptance of refunds.
 
     Returns:
         Addresses of those written now.
@@ -77,28 +124,32 @@ def write_certificates(url: str, store: ObjectStore, day: date) -> list[str]:
         StorageUnavailableError: not written; what is posted stands, and the next run of the day writes it.
     """
     with connect(url) as connection:
-        due = [seq for (seq,) in connection.execute(_DUE, {"day": day}).fetchall()]
-        written = {posting_of(found.key) for found in store.list(day_prefix(day))} if due else set()
-        missing = [_read(connection, day, seq) for seq in due if seq not in written]
+        postings, acceptances = (
+            sorted(number for (number,) in connection.execute(query.encode(), {"day": day}).fetchall())
+            for query in (_DUE, _ACCEPTANCES)
+        )
+        is_any = bool(postings or acceptances)
+        written = {subject_of(found.key) for found in store.list(day_prefix(day))} if is_any else set()
+        missing: list[Certificate] = [
+            _read_posting(connection, day, seq) for seq in postings if posting_subject(seq) not in written
+        ]
+        missing += [
+            _read_acceptance(connection, day, commit_no)
+            for commit_no in acceptances
+            if refund_subject(commit_no) not in written
+        ]
     for certificate in missing:
         store.write_new(certificate.key, certificate.encode())
     return [store.uri(certificate.key) for certificate in missing]
 
 
-def _read(connection: psycopg.Connection, day: date, seq: int) -> Certificate:
+def _read_posting(connection: psycopg.Connection, day: date, seq: int) -> PostingCertificate:
+    of = {"day": day, "seq": seq}
     with connection.transaction():
-        # Dates and instants become text; all that is read is append-only, and so of one moment.
-        connection.execute("SET LOCAL datestyle = 'ISO'")
-
-        def rows(query: str, **more: object) -> list[tuple[Any, ...]]:
-            return connection.execute(query.encode(), {"day": day, "seq": seq} | more).fetchall()
-
-        [(posted_at, run_id, code_version, input_hashes, matches, shares, posted, left_alone, *head)] = rows(
-            _POSTING, key=f"({day},{seq})"
+        [(posted_at, run_id, code_version, input_hashes, matches, shares, posted, left_alone, commit_no)] = _rows(
+            connection, _POSTING, of | {"key": f"({day},{seq})"}
         )
-        chain = Head(*head)
-        [(entries, entries_sha256)] = rows(_ENTRIES, commit_no=chain.commit_no)
-        return Certificate(
+        return PostingCertificate(
             day=day,
             posting=seq,
             posted_at=posted_at,
@@ -109,9 +160,40 @@ def _read(connection: psycopg.Connection, day: date, seq: int) -> Certificate:
             matches_posted=posted,
             matches_left_alone=left_alone,
             shares=shares,
-            schedules=tuple(Schedule(*row) for row in sorted(rows(_SCHEDULES))),
-            entries=entries,
-            entries_sha256=entries_sha256,
-            totals=tuple(Total(*row) for row in sorted(rows(_TOTALS, commit_no=chain.commit_no))),
-            chain=chain,
+            **_read_commit(connection, commit_no, _SCHEDULES, of),
         )
+
+
+def _read_acceptance(connection: psycopg.Connection, day: date, commit_no: int) -> RefundCertificate:
+    of = {"day": day, "commit_no": commit_no}
+    with connection.transaction():
+        [(accepted_at, run_id, code_version, input_hash, refunds, digest)] = _rows(connection, _ACCEPTANCE, of)
+        return RefundCertificate(
+            day=day,
+            accepted_at=accepted_at,
+            run_id=run_id,
+            code_version=code_version,
+            input_hashes={REFUND_REQUESTS: input_hash} if input_hash else {},
+            refunds=refunds,
+            refunds_sha256=digest,
+            **_read_commit(connection, commit_no, _REFUND_SCHEDULES, of),
+        )
+
+
+def _read_commit(connection: psycopg.Connection, commit_no: int, schedules: str, of: dict[str, Any]) -> _OfCommit:
+    of = of | {"commit_no": commit_no}
+    [(entries, entries_sha256)] = _rows(connection, _ENTRIES, of)
+    [head] = _rows(connection, _HEAD, of)
+    return _OfCommit(
+        schedules=tuple(Schedule(*row) for row in sorted(_rows(connection, schedules, of))),
+        entries=entries,
+        entries_sha256=entries_sha256,
+        totals=tuple(Total(*row) for row in sorted(_rows(connection, _TOTALS, of))),
+        chain=Head(*head),
+    )
+
+
+def _rows(connection: psycopg.Connection, query: str, of: dict[str, Any]) -> list[tuple[Any, ...]]:
+    # Dates and instants become text; all that is read is append-only, and so of one moment.
+    connection.execute("SET LOCAL datestyle = 'ISO'")
+    return connection.execute(query.encode(), of).fetchall()

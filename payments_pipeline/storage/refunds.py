@@ -106,7 +106,9 @@ class Accepted:
         return self.decisions[~self.decisions["decision"].isin([Decision.ACCEPTED, Decision.REPEATED])]
 
 
-def accept_refunds(url: str, day: date, requests: pd.DataFrame, requester: str, run: RunInfo) -> Accepted:
+def accept_refunds(
+    url: str, day: date, requests: pd.DataFrame, requester: str, run: RunInfo, input_hash: str | None = None
+) -> Accepted:
     """Accept what can be refunded and post it, all in one transaction; what was accepted before is a no-op.
 
     The journals are of the day of acceptance, or of the match's where that is later: the sweep of that day or a later
@@ -119,6 +121,7 @@ def accept_refunds(url: str, day: date, requests: pd.DataFrame, requester: str, 
             source and, where they name one, requester (null: none); in the order in which they are accepted.
         requester: who asks where a request names nobody; who asks is a maker of what pays it.
         run: who writes.
+        input_hash: of the day's request files that they were read from; None where they were asked for by command.
 
     Raises:
         ConfigurationError: a requester is blank: what they asked for, they could approve; nothing was accepted.
@@ -129,7 +132,7 @@ def accept_refunds(url: str, day: date, requests: pd.DataFrame, requester: str, 
     try:
         with connect(url) as connection, connection.transaction(), connection.cursor() as cursor:
             transaction_lock(cursor, Lock.REFUNDS)
-            return _accept(cursor, day, requests, requester, run)
+            return _accept(cursor, day, requests.assign(input_hash=input_hash), requester, run)
     except (psycopg.errors.UniqueViolation, psycopg.errors.RestrictViolation) as error:
         raise ConflictError(f"{day}: {str(error).strip()}. No refund was accepted. Run the day again.") from error
 
@@ -162,6 +165,7 @@ def _accept(cursor: psycopg.Cursor[Any], day: date, requests: pd.DataFrame, requ
             requested_minor=accepted["amount_minor"],
             reason=accepted["reason"],
             source=accepted["source"],
+            input_hash=accepted["input_hash"],
             requester=_requesters(accepted, requester),
             run_id=run.run_id,
             code_version=run.code_version,

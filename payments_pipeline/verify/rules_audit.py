@@ -83,7 +83,7 @@ AUDITED: dict[str, tuple[str, str]] = {
     "alert_deliveries": ("alert_id, channel", "alert_id, channel, delivered_at"),
     "refunds": (
         "refund_id",
-        "refund_id, match_id, pot, pot_party_id, pot_no, currency, amount_minor, requested_minor, reason, requester, accepted_day, source, run_id, code_version, login, accepted_at",
+        "refund_id, match_id, pot, pot_party_id, pot_no, currency, amount_minor, requested_minor, reason, requester, accepted_day, source, run_id, code_version, login, accepted_at, input_hash",
     ),
     "proposals": ("proposal_id", "proposal_id, kind, content, reason, maker, login, proposed_at"),
     "proposal_decisions": ("proposal_id", "proposal_id, decision, reason, actor, login, decided_at"),

@@ -1,4 +1,5 @@
-"""Certificates beside the tables: each posting has its own, which says what was posted and where the chain then ended.
+"""Certificates beside the tables: each posting, and each acceptance of refunds, has its own, which says what was posted
+and where the chain then ended.
 
 Belongs here: what a certificate has to say, worked out a second time. Does not belong here: the chain itself
 (`rules_audit`), the landing files, which may have been replaced since (`checker/` compares them).
@@ -19,8 +20,8 @@ from payments_pipeline.verify.rules_audit import AUDITED
 
 CERTIFICATES = "each posting has its certificate, and it says what was posted"
 _FOLDER = "certificates/"
-#: Match day and number of a posting.
-Posting = tuple[date, int]
+#: Day, and what the certificate is of: `posting` with its number in the day, or `refunds` with the commit's.
+Subject = tuple[date, str, int]
 _OF_SCHEDULE = ("competition_id", "version", "rules_hash", "matches")
 _OF_TOTAL = ("kind", "pot", "currency", "entries", "debit_minor", "credit_minor")
 
@@ -38,24 +39,49 @@ _POSTINGS = f"""
     ORDER BY p.match_day, p.seq
 """
 _SCHEDULES = """
-    SELECT match_day, day_seq, competition_id::text, schedule_version, rules_hash, count(*)
-    FROM match_postings GROUP BY 1, 2, 3, 4, 5
+    SELECT match_day, 'posting', day_seq, competition_id::text, schedule_version, rules_hash, count(*)
+    FROM match_postings GROUP BY 1, 2, 3, 4, 5, 6
 """
-#: A posting's lines are those of the journals that its transaction made: not what the trail says of them.
-_LINES = f"""
-    day_postings p JOIN LATERAL (SELECT * FROM audit_entries WHERE {_ENTRY} ORDER BY entry_id LIMIT 1) a ON true
+#: Refunds by the commit that accepted them.
+_ACCEPTED = """
+    refunds r JOIN (SELECT c.commit_no, e.transaction_id, key FROM audit_entries e JOIN audit_chain c USING (entry_id),
+                    unnest(e.row_keys) AS key WHERE e.table_name = 'refunds' AND NOT e.by_migration) t ON t.key = r.refund_id
+"""
+_ACCEPTANCES = f"""
+    SELECT r.accepted_day, t.commit_no, max(r.accepted_at), min(r.run_id), min(r.code_version), min(r.input_hash), count(*),
+           encode(sha256(string_agg({{digest}}, '' ORDER BY r.refund_id COLLATE "C")), 'hex'),
+           max(head.day::text), max(head.seq), t.commit_no, max(head.hash)
+    FROM {_ACCEPTED} JOIN LATERAL (SELECT * FROM audit_chain c WHERE c.commit_no = t.commit_no ORDER BY c.day DESC, c.seq DESC LIMIT 1)
+        head ON true GROUP BY 1, 2
+"""
+#: The journals that each one's transaction made: not what the trail says of them.
+_JOURNALS = f"""
+    SELECT p.match_day AS day, 'posting' AS of, p.seq::bigint AS number, j.journal_id, j.match_id, j.posting_no
+    FROM day_postings p JOIN LATERAL (SELECT * FROM audit_entries WHERE {_ENTRY} ORDER BY entry_id LIMIT 1) a ON true
     JOIN journals j ON j.created_xid = a.transaction_id AND j.run_id = p.run_id
-    JOIN ledger_entries l USING (journal_id)
+    UNION ALL
+    SELECT DISTINCT r.accepted_day, 'refunds', t.commit_no, j.journal_id, j.match_id, j.posting_no
+    FROM {_ACCEPTED} JOIN journals j ON j.created_xid = t.transaction_id AND j.run_id = r.run_id
+"""
+_REFUND_SCHEDULES = f"""
+    SELECT j.day, j.of, j.number, m.competition_id::text, m.schedule_version, m.rules_hash, count(DISTINCT m.match_id)
+    FROM ({_JOURNALS}) j JOIN match_postings m USING (match_id, posting_no) WHERE j.of = 'refunds' GROUP BY 1, 2, 3, 4, 5, 6
 """
 _TOTALS = f"""
-    SELECT p.match_day, p.seq, l.kind, l.pot, l.currency::text, count(*), sum(l.debit_minor)::bigint, sum(l.credit_minor)::bigint
-    FROM {_LINES} GROUP BY 1, 2, 3, 4, 5
+    SELECT j.day, j.of, j.number, l.kind, l.pot, l.currency::text, count(*), sum(l.debit_minor)::bigint, sum(l.credit_minor)::bigint
+    FROM ({_JOURNALS}) j JOIN ledger_entries l USING (journal_id) GROUP BY 1, 2, 3, 4, 5, 6
 """
+
+
+def _digest(table: str, alias: str) -> str:
+    """Give the SQL of a row's digest."""
+    columns = ", ".join(f"{alias}.{name}" for name in AUDITED[table][1].split(", "))
+    return f"substr(sha256(convert_to(rtrim(ROW({columns})::text, ',)'), 'UTF8')), 1, 16)"
+
+
 _DIGESTS = f"""
-    SELECT p.match_day, p.seq, encode(sha256(string_agg(
-               substr(sha256(convert_to(rtrim(ROW({", ".join(f"l.{name}" for name in AUDITED["ledger_entries"][1].split(", "))})::text, ',)'),
-                                        'UTF8')), 1, 16), '' ORDER BY l.entry_id)), 'hex')
-    FROM {_LINES} GROUP BY 1, 2
+    SELECT j.day, j.of, j.number, encode(sha256(string_agg({_digest("ledger_entries", "l")}, '' ORDER BY l.entry_id)), 'hex')
+    FROM ({_JOURNALS}) j JOIN ledger_entries l USING (journal_id) GROUP BY 1, 2, 3
 """
 
 
@@ -67,12 +93,12 @@ def certificate_keys(store: ObjectStore) -> list[str]:
 
 
 def certificates_say_what_was_posted(connection: psycopg.Connection, store: ObjectStore, keys: list[str]) -> Found:
-    """Each posting that changed anything has one certificate, of its own content, whose head the chain still has.
+    """What changed anything has one certificate each, of its own content, whose head the chain still has.
 
     Args:
         connection: in a transaction that sees one moment.
         store: where the certificates are.
-        keys: those that were there before that moment: each is of a posting that can be seen.
+        keys: those that were there before that moment: each is of what can be seen.
     """
     connection.execute("SELECT set_config('datestyle', 'ISO', true)")
     expected, left_out = _expected(connection)
@@ -80,7 +106,7 @@ def certificates_say_what_was_posted(connection: psycopg.Connection, store: Obje
         left_out=[f"{left_out} postings from before there was an audit trail: they have no certificate"]
         * bool(left_out)
     )
-    seen: set[Posting] = set()
+    seen: set[Subject] = set()
     for key in keys:
         found.checked += 1
         data = store.read(key)
@@ -88,44 +114,63 @@ def certificates_say_what_was_posted(connection: psycopg.Connection, store: Obje
         if said is None:
             found.breaches.append(f"{key} is not as it was written: its name or its content was changed; restore it")
             continue
-        posting = (date.fromisoformat(said["day"]), int(said["posting"]))
+        subject = _subject(said)
         if not _is_in_chain(connection, said["chain"]):
             found.breaches.append(
                 f"{key}: the chain has no link {said['chain']['seq']} of {said['chain']['day']} with hash "
                 f"{said['chain']['hash'][:16]}…: its end was cut off, or it was written anew; restore a backup"
             )
-        if posting not in expected:
+        if subject not in expected:
             found.breaches.append(f"{key}: there is no such posting, or none that changed anything; restore a backup")
-        elif posting in seen:
-            found.breaches.append(f"{key}: posting {posting[1]} of {posting[0]} has another certificate; one is forged")
+        elif subject in seen:
+            found.breaches.append(f"{key}: {_words(subject)} has another certificate; one is forged")
         else:
-            differs = sorted(name for name in expected[posting] | said if expected[posting].get(name) != said.get(name))
+            due = expected[subject]
             found.breaches += [
-                f"{key}: {name} is {json.dumps(said.get(name))}, and stored is {json.dumps(expected[posting].get(name))}; "
+                f"{key}: {name} is {json.dumps(said.get(name))}, and stored is {json.dumps(due.get(name))}; "
                 "what is stored was changed, or the certificate forged"
-                for name in differs
+                for name in sorted(due | said)
+                if due.get(name) != said.get(name)
             ]
-        seen.add(posting)
+        seen.add(subject)
     found.breaches += _missing(store, expected.keys() - seen)
     return found
 
 
-def _missing(store: ObjectStore, postings: set[Posting]) -> list[str]:
+def _missing(store: ObjectStore, subjects: set[Subject]) -> list[str]:
     """Say which have none even now: one may have been on its way."""
-    now = certificate_keys(store) if postings else []
+    now = certificate_keys(store) if subjects else []
     return [
-        f"posting {seq} of {day} has no certificate: run the day, which writes it"
-        for day, seq in sorted(postings)
-        if not any(key.startswith(f"{_FOLDER}date={day}/{seq:04d}-") for key in now)
+        f"{_words(subject)} has no certificate: run the day, which writes it"
+        for subject in sorted(subjects)
+        if not any(key.startswith(f"{_name(subject)}-") for key in now)
     ]
+
+
+def _words(subject: Subject) -> str:
+    day, of, number = subject
+    return (
+        f"posting {number} of {day}"
+        if of == "posting"
+        else f"what of refunds was accepted for {day} in commit {number}"
+    )
+
+
+def _name(subject: Subject) -> str:
+    day, of, number = subject
+    return f"{_FOLDER}date={day}/" + (f"{number:04d}" if of == "posting" else f"refunds-{number:06d}")
+
+
+def _subject(said: dict[str, Any]) -> Subject:
+    of, number = ("posting", said["posting"]) if "posting" in said else ("refunds", said["chain"]["commit_no"])
+    return date.fromisoformat(said["day"]), of, int(number)
 
 
 def _parsed(key: str, data: bytes) -> dict[str, Any] | None:
     """Read a certificate; None where its name does not follow from its content."""
     try:
         said: dict[str, Any] = json.loads(data)
-        name = f"{_FOLDER}date={said['day']}/{said['posting']:04d}-{hashlib.sha256(data).hexdigest()[:16]}.json"
-        date.fromisoformat(said["day"])
+        name = f"{_name(_subject(said))}-{hashlib.sha256(data).hexdigest()[:16]}.json"
         whole = {"day", "seq", "hash"} <= said["chain"].keys()
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -140,56 +185,65 @@ def _is_in_chain(connection: psycopg.Connection, head: dict[str, Any]) -> bool:
     return row is not None
 
 
-def _expected(connection: psycopg.Connection) -> tuple[dict[Posting, dict[str, Any]], int]:
+def _expected(connection: psycopg.Connection) -> tuple[dict[Subject, dict[str, Any]], int]:
     """Give what each certificate that is due has to say, and how many postings are older than the audit trail."""
-    schedules: dict[Posting, list[dict[str, Any]]] = {}
-    for day, seq, *of in sorted(connection.execute(_SCHEDULES.encode()).fetchall()):
-        schedules.setdefault((day, seq), []).append(dict(zip(_OF_SCHEDULE, of, strict=True)))
-    totals: dict[Posting, list[dict[str, Any]]] = {}
-    for day, seq, *of in sorted(connection.execute(_TOTALS.encode()).fetchall()):
-        totals.setdefault((day, seq), []).append(dict(zip(_OF_TOTAL, of, strict=True)))
-    digests = {(day, seq): digest for day, seq, digest in connection.execute(_DIGESTS.encode()).fetchall()}
-    expected: dict[Posting, dict[str, Any]] = {}
+
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        return connection.execute(query.encode()).fetchall()
+
+    schedules: dict[Subject, list[dict[str, Any]]] = {}
+    for day, of, number, *what in sorted(rows(_SCHEDULES) + rows(_REFUND_SCHEDULES)):
+        schedules.setdefault((day, of, number), []).append(dict(zip(_OF_SCHEDULE, what, strict=True)))
+    totals: dict[Subject, list[dict[str, Any]]] = {}
+    for day, of, number, *what in sorted(rows(_TOTALS)):
+        totals.setdefault((day, of, number), []).append(dict(zip(_OF_TOTAL, what, strict=True)))
+    digests = {(day, of, number): digest for day, of, number, digest in rows(_DIGESTS)}
+
+    def of_commit(subject: Subject, head: list[Any]) -> dict[str, Any]:
+        of_lines = totals.get(subject, [])
+        return {
+            "version": 1,
+            "day": str(subject[0]),
+            "schedules": schedules.get(subject, []),
+            "entries": sum(each["entries"] for each in of_lines),
+            "entries_sha256": digests.get(subject, hashlib.sha256(b"").hexdigest()),
+            "totals": of_lines,
+            "chain": dict(zip(("day", "seq", "commit_no", "hash"), head, strict=True)),
+        }
+
+    expected: dict[Subject, dict[str, Any]] = {}
     before: tuple[date | None, Any] = (None, None)
     left_out = 0
-    for (
-        day,
-        seq,
-        posted_at,
-        run_id,
-        code_version,
-        hashes,
-        matches,
-        shares,
-        breaks,
-        has_entries,
-        is_older,
-        *head,
-    ) in connection.execute(_POSTINGS.encode()).fetchall():
-        posting, is_new = (day, seq), before != (day, hashes)
+    for day, seq, posted_at, run_id, code, hashes, matches, shares, breaks, has_entries, is_older, *head in rows(
+        _POSTINGS
+    ):
+        subject, is_new = (day, "posting", seq), before != (day, hashes)
         before = (day, hashes)
         if is_older:
             left_out += 1
-        elif is_new or has_entries or posting in schedules:
-            of_posting = totals.get(posting, [])
-            expected[posting] = {
-                "version": 1,
-                "day": str(day),
+        elif is_new or has_entries or subject in schedules:
+            expected[subject] = of_commit(subject, head) | {
                 "posting": seq,
                 "posted_at": _instant(posted_at),
                 "run_id": run_id,
-                "code_version": code_version,
+                "code_version": code,
                 "input_hashes": hashes,
                 "matches_accepted": matches,
-                "matches_posted": sum(each["matches"] for each in schedules.get(posting, [])),
+                "matches_posted": sum(each["matches"] for each in schedules.get(subject, [])),
                 "matches_left_alone": breaks,
                 "shares": shares,
-                "schedules": schedules.get(posting, []),
-                "entries": sum(each["entries"] for each in of_posting),
-                "entries_sha256": digests.get(posting, hashlib.sha256(b"").hexdigest()),
-                "totals": of_posting,
-                "chain": dict(zip(("day", "seq", "commit_no", "hash"), head, strict=True)),
             }
+    acceptances = rows(_ACCEPTANCES.format(digest=_digest("refunds", "r")))
+    for day, commit_no, accepted_at, run_id, code, input_hash, refunds, digest, *head in acceptances:
+        subject = (day, "refunds", commit_no)
+        expected[subject] = of_commit(subject, head) | {
+            "accepted_at": _instant(accepted_at),
+            "run_id": run_id,
+            "code_version": code,
+            "input_hashes": {"refund_requests": input_hash} if input_hash else {},
+            "refunds": refunds,
+            "refunds_sha256": digest,
+        }
     return expected, left_out
 
 

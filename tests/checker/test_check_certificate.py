@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from money_zone import (
 from psycopg import sql
 
 from payments_pipeline.domain.reference_data import parse_reference
+from payments_pipeline.domain.refund_requests import DATASET
 from payments_pipeline.local.postgres import binaries
 from payments_pipeline.storage.certificates import write_certificates
 from payments_pipeline.storage.landing import hash_landing_day
@@ -81,6 +83,18 @@ class Checked:
         read = DayInput(matches_frame(matches), participants_frame([]), shares_frame(shares), nobody, hashes)
         post_day(self.url, DAY, read, lambda: hashes, RUN)
         write_certificates(self.url, open_store(str(self.folder / "storage")), DAY)
+
+    def refund(self, on: date = DAY, by_command: bool = False, **amounts: int) -> None:
+        asked = {"match_id": "m1", "party_id": "c", "reason": "x", "source": "f"}
+        requests = [asked | {"refund_id": refund_id, "amount_minor": minor} for refund_id, minor in amounts.items()]
+        landed = self.folder / "landing/refund_requests" / f"date={on}"
+        if not by_command:
+            landed.mkdir(parents=True)
+            (landed / "asked.jsonl").write_text(json.dumps(requests))
+        read_from = None if by_command else hash_landing_day(open_store(str(self.folder / "landing")), DATASET, on)
+        frame_of = pd.DataFrame(requests).astype({"amount_minor": "Int64"})
+        accept_refunds(self.url, on, frame_of, "jane", RUN, read_from)
+        write_certificates(self.url, open_store(str(self.folder / "storage")), on)
 
     def tamper(self, statements: str) -> None:
         with psycopg.connect(self.superuser_url, options="-c search_path=payments") as connection:
@@ -149,11 +163,12 @@ def test_a_day_as_it_was_posted_agrees_in_every_part(day):
 
 
 def test_every_audited_column_is_exported_in_the_order_in_which_it_is_hashed(day):
+    day.refund(r1=20)
     assert day()[0] == 0
     rows = [json.loads(line) for line in (day.folder / "day.jsonl").read_text("utf-8").splitlines()]
     columns = {given["of"]: list(given["row"]) for given in rows if given["of"] in AUDITED}
     assert columns == {table: AUDITED[table][1].split(", ") for table in columns}
-    assert columns.keys() == {"day_postings", "match_postings", "journals", "ledger_entries"}
+    assert columns.keys() == {"day_postings", "match_postings", "refunds", "journals", "ledger_entries"}
 
 
 def test_a_day_posted_again_without_a_change_agrees(day):
@@ -163,30 +178,111 @@ def test_a_day_posted_again_without_a_change_agrees(day):
 
 
 def test_refunds_that_a_correction_changes_are_in_its_certificate_by_their_kind(day):
-    requests = [
-        {
-            "refund_id": refund_id,
-            "match_id": "m1",
-            "party_id": "c",
-            "amount_minor": amount,
-            "reason": "x",
-            "source": "f",
-        }
-        for refund_id, amount in (("r1", 20), ("r2", 5))
-    ]
-    accept_refunds(day.url, NEXT, pd.DataFrame(requests).astype({"amount_minor": "Int64"}), "jane", RUN)
+    day.refund(NEXT, r1=20, r2=5)
     assert day() == (0, []), "what is accepted beside a posting is none of its lines"
     day.post([match("m1", 3)], [share("m1", "a", 700), share("m1", "b", 300, 2), *fee("m1", "c", {"a": 10})])
-    totals = json.loads(day.certificates[-1].read_bytes())["totals"]
+    totals = json.loads(day.certificates[2].read_bytes())["totals"]
     assert [(total["kind"], total["pot"], total["credit_minor"]) for total in totals] == [
         ("accrual", "match_fee", 15),
         ("refund", "match_fee", 15),
     ]
     assert day() == (0, [])
+    assert COMMANDS is not None
+    code, lines = day(COMMANDS[1].replace(str(DAY), str(NEXT)).split(" --landing")[0])
+    assert (code, [line for line in lines if "note" not in line]) == (0, []), "nor is the correction the acceptance's"
     day.tamper("UPDATE ledger_entries SET refund_id = 'r9' WHERE refund_id = 'r1' AND posting_no = 2")
     code, lines = day()
     assert code == 1
     assert any(re.match("FAULT ledger_entries .* was changed", line) for line in lines)
+
+
+def test_what_refunds_posted_when_they_were_accepted_is_checked_too(day):
+    day.refund(r1=20)
+    day.refund(by_command=True, r2=3, r3=1)
+    of_refunds = [json.loads(path.read_bytes()) for path in day.certificates[2:]]
+    assert [(said["refunds"], said["entries"], len(said["input_hashes"])) for said in of_refunds] == [
+        (1, 2, 1),
+        (2, 4, 0),
+    ]
+    assert day() == (0, [])
+    day.certificates[2].unlink()
+    commit = of_refunds[0]["chain"]["commit_no"]
+    assert day() == (1, [f"FAULT refunds accepted in commit {commit}, of {DAY}, have no certificate among those given"])
+
+
+def test_what_was_committed_on_several_days_agrees_and_a_cut_between_them_is_told(day):
+    """As if each commit had been of a UTC day of its own, with days between that the match day knows nothing of."""
+    day.refund(NEXT, r1=5)
+    day.post([match("m1", 3)], [share("m1", "a", 700), share("m1", "b", 300, 2), *fee("m1", "c", {"a": 10})])
+    day.refund(NEXT, by_command=True, r2=1)
+    day.refund(by_command=True, r3=1)
+    with psycopg.connect(day.superuser_url, options="-c search_path=payments") as connection:
+        connection.execute("SET session_replication_role = replica")
+        links = connection.execute(
+            """SELECT commit_no, entry_id, content_sha256 FROM audit_chain JOIN audit_entries USING (entry_id)
+               ORDER BY commit_no, seq"""
+        ).fetchall()
+        connection.execute("DELETE FROM audit_chain")
+        previous, seq, commit_before = "0" * 64, 0, 0
+        for commit_no, entry_id, content in links:
+            seq = seq + 1 if commit_no == commit_before else 1
+            commit_before, on = commit_no, DAY + timedelta(commit_no)
+            previous = hashlib.sha256(f"{previous} {on} {seq} {commit_no} {content}".encode()).hexdigest()
+            connection.execute(
+                "INSERT INTO audit_chain VALUES (%s, %s, %s, %s, %s)", (on, seq, entry_id, commit_no, previous)
+            )
+    for path in day.certificates:
+        path.unlink()
+    for of in (DAY, NEXT):
+        write_certificates(day.url, open_store(str(day.folder / "storage")), of)
+    assert COMMANDS is not None
+    commands = [COMMANDS[1].replace(str(DAY), str(of)).split(" --landing")[0] for of in (DAY, NEXT)]
+    assert [day(command)[0] for command in commands] == [0, 0]
+    day.tamper("DELETE FROM audit_chain WHERE commit_no = 2")
+    assert all(any("FAULT the chain" in line for line in day(command)[1]) for command in commands)
+
+
+def test_request_files_added_since_are_noted_since_refused_requests_post_nothing(day):
+    day.refund(r1=20)
+    (day.folder / "landing/refund_requests/date=2024-08-17/late.csv").write_text("refund_id\n")
+    code, [line] = day()
+    assert (code, line.split(" below ")[0]) == (0, "note  refund_requests")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("UPDATE refunds SET reason = 'y' WHERE refund_id = 'r2'", "refunds r2 was changed"),
+        ("UPDATE refunds SET input_hash = repeat('a', 64) WHERE refund_id = 'r1'", "input_hashes is"),
+        ("UPDATE refunds SET accepted_day = '2024-08-19' WHERE refund_id = 'r2'", "refunds r2 was changed"),
+        (
+            "UPDATE refunds SET accepted_day = '2024-08-19' WHERE refund_id = 'r1'",
+            "there is no refund accepted in",
+        ),
+        ("DELETE FROM refunds WHERE refund_id = 'r2'", "refunds r2 is missing"),
+        ("DELETE FROM refunds WHERE refund_id = 'r1'", "there is no refund accepted in"),
+        ("UPDATE ledger_entries SET recipient = 'y' WHERE refund_id = 'r3'", "entries_sha256 is"),
+        ("UPDATE ledger_entries SET debit_minor = 2 WHERE refund_id = 'r3' AND debit_minor > 0", "totals is"),
+        (
+            "DELETE FROM ledger_entries WHERE refund_id = 'r3'; DELETE FROM journals WHERE refund_id = 'r3'",
+            "ledger_entries .* is missing",
+        ),
+        (
+            """INSERT INTO refunds SELECT 'r9', match_id, pot, pot_party_id, 4, currency, 1, 1, reason, requester,
+               accepted_day, source, run_id, code_version FROM refunds WHERE refund_id = 'r1'""",
+            "refunds r9 was inserted",
+        ),
+        ("DELETE FROM match_postings WHERE (match_id, posting_no) = ('m1', 2)", "schedules is"),
+    ],
+)
+def test_a_fault_in_what_refunds_posted_is_told(day, fault, told):
+    day.refund(r1=20)
+    day.refund(by_command=True, r2=3, r3=1)
+    assert day() == (0, [])
+    day.tamper(fault)
+    code, lines = day()
+    assert code == 1
+    assert any(re.match(f"FAULT .*{told}", line) for line in lines), lines
 
 
 LINE = "(SELECT entry_id FROM ledger_entries WHERE kind = 'accrual' AND day = '2024-08-17' ORDER BY entry_id LIMIT 1)"

@@ -1,6 +1,7 @@
 """The asset `refunds`: what a day's files ask for, in a real run on a real database."""
 
 import datetime as dt
+import json
 from pathlib import Path
 
 import dagster as dg
@@ -13,6 +14,8 @@ from payments_pipeline.defs.partitions import match_day_partitions
 from payments_pipeline.domain.refund_requests import request_frame
 from payments_pipeline.settings import Settings, load_policy
 from payments_pipeline.storage import refunds as store
+from payments_pipeline.storage.landing import hash_landing_day
+from payments_pipeline.storage.objects import LocalStore
 
 SETTINGS = Settings(home=Path("unused"), config=None, start_date=DAY)
 HEADER = "refund_id,match_id,party_id,amount_minor,reason\n"
@@ -31,10 +34,16 @@ def land(landing: Path, text: str, name: str = "a.csv", day: dt.date = NEXT) -> 
     (folder / name).write_text(text, "utf-8")
 
 
+def stored(landing: Path) -> Path:
+    return landing.parent / "stored"
+
+
 def materialise(zone: MoneyZone, landing: Path, day: dt.date = NEXT) -> dg.ExecuteInProcessResult:
     landing.mkdir(exist_ok=True)
+    stored(landing).mkdir(exist_ok=True)
     given = {
         "inputs": resources.Inputs(landing_url=str(landing), reference_url="", timezone=SETTINGS.timezone),
+        "certificates": resources.Certificates(storage_url=str(stored(landing))),
         "money_zone": resources.MoneyZone(named_url=zone.url, policy_json=load_policy(SETTINGS).model_dump_json()),
     }
     with dg.DagsterInstance.ephemeral() as instance:
@@ -123,9 +132,22 @@ def test_a_day_without_requests_and_refunds_asks_the_database_once_and_lists_onc
     result = materialise(zone, tmp_path / "landing")
     assert result.success
     assert metadata(result)["refunds"] == 0
+    assert metadata(result)["certificates_written"] == []
 
 
 def test_refunds_of_the_command_are_listed_with_their_day(zone: MoneyZone, tmp_path: Path) -> None:
     asked = request_frame("c1", "m", "p1", 250, "rained off", "command line")
     store.accept_refunds(zone.url, NEXT, asked, "jane", RUN)
-    assert metadata(materialise(zone, tmp_path / "landing"))["refunded_minor GBP"] == 250
+    said = metadata(materialise(zone, tmp_path / "landing"))
+    assert said["refunded_minor GBP"] == 250
+    assert len(said["certificates_written"]) == 1, "what a command that died left out"
+
+
+def test_what_is_accepted_is_certified_with_the_files_it_was_read_from(zone: MoneyZone, tmp_path: Path) -> None:
+    landing = tmp_path / "landing"
+    land(landing, HEADER + "r1,m,p1,400,rained off\n")
+    [address] = metadata(materialise(zone, landing))["certificates_written"]
+    said = json.loads(Path(address).read_bytes())
+    assert said["input_hashes"] == {"refund_requests": hash_landing_day(LocalStore(landing), "refund_requests", NEXT)}
+    assert (said["refunds"], said["day"], said["run_id"]) == (1, str(NEXT), zone.value("SELECT run_id FROM refunds"))
+    assert metadata(materialise(zone, landing))["certificates_written"] == [], "nothing was accepted again"

@@ -71,6 +71,7 @@ def test_the_command_refunds_once_says_what_it_did_and_refuses_with_why(charged:
         "refund", "--refund-id", "no id", "--match", "m", "--party", "p", "--reason", "x", expect=2
     ).stderr
     assert "refund_id 'no id' is no id" in words
+    assert {row["ok"] for row in charged.home.rows("verify")} == {True}, "certificates are there at once"
 
 
 def test_what_was_refunded_is_swept_shown_and_verified(charged: Charged) -> None:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+from datetime import date
 from pathlib import Path
 
 import psycopg
 import pytest
-from money_zone import DAY, NEXT, MoneyZone, fee, match, share
+from money_zone import DAY, NEXT, RUN, MoneyZone, fee, match, share
+from refunding import frame, request
 
 from payments_pipeline.domain.errors import ConflictError
 from payments_pipeline.storage.certificates import write_certificates
 from payments_pipeline.storage.objects import LocalStore, StorageUnavailableError, open_store
+from payments_pipeline.storage.refunds import accept_refunds
 
 
 @pytest.fixture
@@ -109,6 +112,65 @@ def test_a_day_without_matches_has_one_too(database_url, store):
     [said] = [stored(store) for _ in write_certificates(database_url, store, DAY)]
     assert [(each["entries"], each["totals"]) for each in said.values()] == [(0, [])]
     assert [each["entries_sha256"] for each in said.values()] == [hashlib.sha256(b"").hexdigest()]
+
+
+@pytest.mark.rule("always/certificate")
+def test_what_accepts_refunds_has_one_that_says_what_they_posted_and_from_what(database_url, store):
+    zone = posted(database_url)
+    head_before = zone.value("SELECT max(commit_no) FROM audit_chain")
+    requests = frame(request("r1", 20, "c", "m1"), request("r2", 5, "c", "m1"))
+    accept_refunds(database_url, NEXT, requests, "jane", RUN, "a" * 64)
+    zone.owe(day=NEXT, a=1)
+    [own, _] = sorted(stored_of(database_url, store, NEXT), key=lambda said: "posting" in said)
+    assert {name: own[name] for name in own.keys() - {"chain", "entries_sha256", "refunds_sha256"}} == {
+        "version": 1,
+        "day": str(NEXT),
+        "accepted_at": zone.value("SELECT max(accepted_at)::text FROM refunds"),
+        "run_id": "run",
+        "code_version": "1",
+        "input_hashes": {"refund_requests": "a" * 64},
+        "refunds": 2,
+        "schedules": [{"competition_id": "c1", "version": "v1", "rules_hash": "rules", "matches": 1}],
+        "entries": 4,
+        "totals": [
+            {
+                "kind": "refund",
+                "pot": "match_fee",
+                "currency": "GBP",
+                "entries": 4,
+                "debit_minor": 25,
+                "credit_minor": 25,
+            }
+        ],
+    }
+    chain = zone.rows("SELECT day::text, seq, commit_no, hash FROM audit_chain ORDER BY day, seq")
+    of_commit = [link for link in chain if link[2] == head_before + 1]
+    assert tuple(own["chain"][name] for name in ("day", "seq", "commit_no", "hash")) == of_commit[-1]
+    for table in ("refunds", "ledger_entries"):
+        digests = zone.rows(
+            f"""SELECT digest FROM audit_entries JOIN audit_chain USING (entry_id),
+                unnest(row_keys, row_digests) l (key, digest)
+                WHERE table_name = '{table}' AND commit_no = {head_before + 1} ORDER BY key COLLATE "C" """
+        )
+        said = own["refunds_sha256" if table == "refunds" else "entries_sha256"]
+        assert said == hashlib.sha256(b"".join(digest for (digest,) in digests)).hexdigest()
+    assert list(stored(store))[-1].startswith(f"certificates/date={NEXT}/refunds-{head_before + 1:06d}-")
+
+
+def test_each_acceptance_has_its_own_and_what_is_refused_or_known_before_none(database_url, store):
+    posted(database_url)
+    for requests in ([("r1", 20)], [("r1", 20), ("r2", 3)], [("r1", 20), ("r3", 99)]):
+        asked = frame(*(request(refund_id, minor, "c", "m1") for refund_id, minor in requests))
+        accept_refunds(database_url, NEXT, asked, "jane", RUN)
+    first, second = stored_of(database_url, store, NEXT)
+    assert [said["totals"][0]["credit_minor"] for said in (first, second)] == [20, 3]
+    assert [said["input_hashes"] for said in (first, second)] == [{}, {}], "asked for by command"
+    assert write_certificates(database_url, store, NEXT) == []
+
+
+def stored_of(database_url: str, store: LocalStore, day: date) -> list[dict]:
+    write_certificates(database_url, store, day)
+    return [said for said in stored(store).values() if said["day"] == str(day)]
 
 
 class Full(LocalStore):

@@ -156,17 +156,17 @@ FAULTS: list[tuple[str, str, set[str]]] = [
     (
         ACCEPTED,
         "UPDATE refunds SET pot_no = 3 WHERE refund_id = 'r2'",
-        set(),
+        {CERTIFICATES},
     ),
     (
         REFUNDED,
         "UPDATE refunds SET amount_minor = 60, requested_minor = 60 WHERE refund_id = 'r2'",
-        set(),
+        {CERTIFICATES},
     ),
     (
         REFUND_IDS,
         "UPDATE refunds SET accepted_day = accepted_day + 1 WHERE refund_id = 'r2'",
-        set(),
+        {CERTIFICATES},
     ),
     (
         "nobody approves what pays a refund that they asked for",

@@ -32,7 +32,7 @@ def forge(path: Path, change: Callable[[dict[str, Any]], None], rename: bool = T
     data = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     path.unlink()
     digest = hashlib.sha256(data).hexdigest()[:16]
-    forged = path.with_name(f"{said['posting']:04d}-{digest}.json") if rename else path
+    forged = path.with_name(f"{path.stem.rpartition('-')[0]}-{digest}.json") if rename else path
     forged.write_bytes(data)
     return forged
 
@@ -42,8 +42,10 @@ def test_every_posting_of_the_world_has_one(world: World) -> None:
         "date=2024-08-17/0001",
         "date=2024-08-17/0002",
         "date=2024-08-18/0001",
+        "date=2024-08-19/refu",
+        "date=2024-08-19/refu",
     ]
-    assert results(world)[CERTIFICATES].checked == 3
+    assert results(world)[CERTIFICATES].checked == 5
 
 
 def more_revenue(said: dict[str, Any]) -> None:
@@ -70,6 +72,42 @@ def test_a_forged_certificate_is_found_by_what_it_says(world: World, name: str) 
     assert broken(world).keys() == {CERTIFICATES}
     [words] = broken(world)[CERTIFICATES]
     assert words.startswith(f"certificates/date=2024-08-17/{path.name}: {name} is ")
+
+
+FORGED_REFUNDS: dict[str, Callable[[dict[str, Any]], None]] = {
+    name: FORGED[name] for name in ("schedules", "entries_sha256", "entries", "run_id", "note")
+} | {
+    "totals": lambda said: said["totals"][0].update(debit_minor=1),
+    "input_hashes": lambda said: said["input_hashes"].update(refund_requests="another"),
+    "refunds": lambda said: said.update(refunds=2),
+    "refunds_sha256": lambda said: said.update(refunds_sha256="0" * 64),
+    "accepted_at": lambda said: said.update(accepted_at="2024-08-25 00:00:00+00"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED_REFUNDS)
+def test_a_forged_certificate_of_refunds_is_found_by_what_it_says(world: World, name: str) -> None:
+    path = forge(certificates(world.settings)[3], FORGED_REFUNDS[name])
+    assert broken(world).keys() == {CERTIFICATES}
+    [words] = broken(world)[CERTIFICATES]
+    assert words.startswith(f"certificates/date=2024-08-19/{path.name}: {name} is ")
+
+
+def test_refunds_whose_certificate_is_gone_are_told_and_the_day_s_next_run_writes_it(world: World) -> None:
+    gone = certificates(world.settings)[4]
+    commit = json.loads(gone.read_bytes())["chain"]["commit_no"]
+    gone.unlink()
+    [words] = broken(world)[CERTIFICATES]
+    accepted = f"what of refunds was accepted for 2024-08-19 in commit {commit}"
+    assert words == f"{accepted} has no certificate: run the day, which writes it"
+
+
+def test_a_changed_refund_is_told_by_its_certificate_as_well(world: World) -> None:
+    world.tamper("UPDATE refunds SET reason = 'asked by a friend' WHERE refund_id = 'r1'")
+    assert {ROWS, CERTIFICATES} <= broken(world).keys()
+    [words] = broken(world)[CERTIFICATES]
+    assert "date=2024-08-19/refunds-" in words
+    assert ": refunds_sha256 is " in words
 
 
 def test_a_certificate_changed_under_its_name_is_found_by_it(world: World) -> None:
@@ -106,7 +144,7 @@ def test_a_posting_made_while_verify_looks_is_no_breach(world: World, monkeypatc
 
     monkeypatch.setattr(verify, "certificate_keys", listed)
     assert broken(world) == {}
-    assert results(world)[CERTIFICATES].checked == 4
+    assert results(world)[CERTIFICATES].checked == 6
 
 
 def test_a_second_certificate_of_a_posting_is_told(world: World) -> None:
@@ -129,7 +167,7 @@ def test_a_changed_line_is_told_by_the_certificate_as_well(world: World) -> None
 
 def test_a_trail_whose_end_was_cut_off_with_what_it_recorded_is_told_by_the_certificate(world: World) -> None:
     """Everything that the last posting and whatever came after it wrote is gone, without a trace in the database."""
-    last = json.loads(certificates(world.settings)[-1].read_bytes())["chain"]["commit_no"]
+    last = json.loads(certificates(world.settings)[2].read_bytes())["chain"]["commit_no"]
     tables = "\n".join(
         f"""DELETE FROM {table} WHERE {f"ROW({key})" if "," in key else key}::text IN (
                 SELECT unnest(row_keys) FROM audit_entries JOIN audit_chain USING (entry_id)
@@ -162,7 +200,7 @@ def test_a_trail_written_anew_over_changed_rows_is_told_by_the_certificate(world
     )
     found = broken(world)
     assert not found.keys() & {CHAIN, ROWS}, "the trail itself is whole"
-    assert len([words for words in found[CERTIFICATES] if "written anew" in words]) == 3
+    assert len([words for words in found[CERTIFICATES] if "written anew" in words]) == 5
 
 
 def test_postings_from_before_the_trail_are_left_out_and_said_to_be(world: World) -> None:

@@ -288,7 +288,8 @@ class World:
     def refund(self, refund_id: str, amount: int) -> None:
         asked = {"refund_id": refund_id, "match_id": "m1", "party_id": "p1", "amount_minor": amount}
         requests = pd.DataFrame([asked | {"reason": "rained off", "source": "r.csv"}]).astype({"amount_minor": "Int64"})
-        accept_refunds(self.url, THIRD, requests, "jane", RUN)
+        accept_refunds(self.url, THIRD, requests, "jane", RUN, hashlib.sha256(refund_id.encode()).hexdigest())
+        write_certificates(self.url, open_store(self.settings.storage), THIRD)
 
     def decide(self, decision: str, proposal: Match | WriteOff) -> None:
         proposal_id = approvals.propose(self.url, proposal, "a letter", "jane")

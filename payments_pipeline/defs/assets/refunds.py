@@ -4,7 +4,7 @@ import dagster as dg
 import pandas as pd
 
 from payments_pipeline.defs.check_results import check_result, check_spec
-from payments_pipeline.defs.resources import Inputs, MoneyZone, partition_day, run_info
+from payments_pipeline.defs.resources import Certificates, Inputs, MoneyZone, partition_day, run_info
 from payments_pipeline.domain.refund_requests import DATASET, NO_REQUESTS, RefundRequests, read_refund_requests
 from payments_pipeline.storage import checks
 from payments_pipeline.storage.refunds import Accepted, accept_refunds
@@ -36,15 +36,18 @@ def refunds(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
             check_spec(match_days, NAME, "no_refused_requests", "Every request of the day's files was accepted."),
         ],
     )
-    def run(context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone) -> dg.MaterializeResult:
+    def run(
+        context: dg.AssetExecutionContext, inputs: Inputs, money_zone: MoneyZone, certificates: Certificates
+    ) -> dg.MaterializeResult:
         day = partition_day(context)
         landing = inputs.landing_day(DATASET, day)
         requests = read_refund_requests(landing.files) if landing.files else NO_REQUESTS
         accepted = None
         if len(requests.frame):
             info = run_info(context)
-            accepted = accept_refunds(money_zone.url, day, requests.frame, info.maker, info)
+            accepted = accept_refunds(money_zone.url, day, requests.frame, info.maker, info, landing.input_hash)
         of_day = checks.DayTables(money_zone.url, day)(checks.REFUNDS_OF_DAY)
+        written = certificates.write(money_zone.url, day) if len(of_day) else []
         refused = _refused(requests, accepted)
         totals = of_day.groupby("currency", as_index=False)[["applied_minor"]].sum()
         return dg.MaterializeResult(
@@ -54,6 +57,7 @@ def refunds(match_days: dg.PartitionsDefinition) -> dg.AssetsDefinition:
                 "refusals": dg.MetadataValue.json(refused["words"].tolist()[:_REFUSALS_SHOWN]),
                 "refunds": len(of_day),
                 "entries_posted": accepted.entries if accepted is not None else 0,
+                "certificates_written": written,
                 "ignored_files": dg.MetadataValue.json(list(landing.ignored)),
                 "unknown_columns": dg.MetadataValue.json([list(column) for column in requests.unknown_columns]),
                 "lineage": dg.MetadataValue.json({"input_hashes": {DATASET: landing.input_hash}}),
