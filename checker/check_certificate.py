@@ -92,7 +92,8 @@ class Export:
         elif of == "audit_entries":
             self.entries.append(given["row"])
         elif of == "audit_chain":
-            self.links.append(given["row"])
+            # An older copy of the SQL does not say it.
+            self.links.append(given["row"] | {"of_whole_day": bool(given["row"]["of_whole_day"])})
         else:
             row = given["row"]
             values = list(row.values())
@@ -109,17 +110,17 @@ class Export:
         key = record([self.day, seq])
         return next((e for e in self.entries if e["table_name"] == "day_postings" and key in e["row_keys"]), None)
 
-    def accepted_in(self, commit_no: int) -> dict[str, Row]:
-        """Give the refunds of the day, by id, that a commit accepted."""
+    def acceptances(self) -> dict[int, dict[str, Row]]:
+        """Give the refunds of the day, by id, by the commit that accepted them."""
         commits = {link["entry_id"]: link["commit_no"] for link in self.links}
-        keys = {
-            key
-            for entry in self.entries
-            if entry["table_name"] == "refunds" and commits.get(entry["entry_id"]) == commit_no
-            for key in entry["row_keys"]
-        }
-        of_day = self.of("refunds", accepted_day=self.day)
-        return {row["refund_id"]: row for row in of_day if row["refund_id"] in keys}
+        found: dict[int, dict[str, Row]] = defaultdict(dict)
+        for entry in self.entries:
+            if entry["table_name"] == "refunds" and entry["entry_id"] in commits:
+                for key in entry["row_keys"]:
+                    row = self.rows["refunds"].get(key)
+                    if row is not None and row["accepted_day"] == self.day:
+                        found[commits[entry["entry_id"]]][key] = row
+        return found
 
 
 def check_trail(export: Export) -> Iterator[str]:
@@ -207,6 +208,8 @@ def expected_posting(export: Export, seq: str) -> Row | None:
     if posting is None or entry is None or link is None:
         return None
     matches = export.of("match_postings", day_seq=seq, match_day=export.day)
+    journals = _journals(export, link["commit_no"])
+    journals = {key: row for key, row in journals.items() if row["run_id"] == posting["run_id"]}
     return {
         "posting": int(seq),
         "posted_at": posting["posted_at"],
@@ -218,18 +221,18 @@ def expected_posting(export: Export, seq: str) -> Row | None:
         "matches_left_alone": len(export.of("posting_breaks", seq=seq)),
         "shares": int(posting["shares"]),
         "schedules": _schedules(matches),
-    } | _of_commit(export, link["commit_no"], posting["run_id"])
+    } | _of_commit(export, link["commit_no"], journals)
 
 
 def expected_refunds(export: Export, said: Row) -> Row | None:
     """Work out what the certificate of an acceptance of refunds has to say; None where its commit accepted none."""
     commit_no = said["chain"].get("commit_no")
-    accepted = export.accepted_in(commit_no)
+    accepted = export.acceptances().get(commit_no)
     if not accepted:
         return None
     refunds = list(accepted.values())
     stamp = {name: min(row[name] for row in refunds) for name in ("run_id", "code_version")}
-    journals = _journals(export, commit_no, stamp["run_id"])
+    journals = {key: row for key, row in _journals(export, commit_no).items() if row["refund_id"] in accepted}
     of = {(row["match_id"], row["posting_no"]) for row in journals.values()}
     hashes = [row["input_hash"] for row in refunds if row["input_hash"]]
     return {
@@ -242,7 +245,7 @@ def expected_refunds(export: Export, said: Row) -> Row | None:
         "schedules": _schedules(
             row for row in export.of("match_postings") if (row["match_id"], row["posting_no"]) in of
         ),
-    } | _of_commit(export, commit_no, stamp["run_id"])
+    } | _of_commit(export, commit_no, journals)
 
 
 def _instant(written: str) -> tuple[str, str]:
@@ -251,7 +254,7 @@ def _instant(written: str) -> tuple[str, str]:
     return seconds, fraction
 
 
-def _journals(export: Export, commit_no: int, run_id: str) -> dict[str, Row]:
+def _journals(export: Export, commit_no: int) -> dict[str, Row]:
     """Give the journals that the transaction of a commit made."""
     entries = {entry["entry_id"]: entry for entry in export.entries}
     made = {
@@ -259,11 +262,7 @@ def _journals(export: Export, commit_no: int, run_id: str) -> dict[str, Row]:
         for link in export.links
         if link["commit_no"] == commit_no and link["entry_id"] in entries
     }
-    return {
-        key: row
-        for key, row in export.rows["journals"].items()
-        if row["created_xid"] in made and row["run_id"] == run_id
-    }
+    return {key: row for key, row in export.rows["journals"].items() if row["created_xid"] in made}
 
 
 def _schedules(matches: Iterable[Row]) -> list[Row]:
@@ -274,10 +273,9 @@ def _schedules(matches: Iterable[Row]) -> list[Row]:
     ]
 
 
-def _of_commit(export: Export, commit_no: int, run_id: str) -> Row:
+def _of_commit(export: Export, commit_no: int, journals: dict[str, Row]) -> Row:
     """Work out what every certificate says of its commit."""
     head = [link for link in export.links if link["commit_no"] == commit_no][-1]
-    journals = _journals(export, commit_no, run_id)
     lines = {key: row for key, row in export.rows["ledger_entries"].items() if row["journal_id"] in journals}
     totals: dict[tuple[str, str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for row in lines.values():
@@ -353,8 +351,8 @@ def missing_certificates(export: Export, given: Iterable[Row]) -> Iterator[str]:
             and subject({"posting": int(row["seq"])}) not in subjects
         ):
             yield f"posting {row['seq']} of {export.day} has no certificate among those given"
-    for commit_no in sorted({link["commit_no"] for link in export.links}):
-        if export.accepted_in(commit_no) and subject({"chain": {"commit_no": commit_no}}) not in subjects:
+    for commit_no in sorted(export.acceptances()):
+        if subject({"chain": {"commit_no": commit_no}}) not in subjects:
             yield f"refunds accepted in commit {commit_no}, of {export.day}, have no certificate among those given"
 
 

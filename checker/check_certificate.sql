@@ -21,16 +21,19 @@ WITH trail AS MATERIALIZED (
     SELECT e.entry_id, e.transaction_id, e.by_migration, c.day, c.commit_no
     FROM audit_entries e JOIN audit_chain c USING (entry_id)
     WHERE e.table_name = 'refunds' AND EXISTS (
-        SELECT FROM unnest(e.row_keys) AS key JOIN refunds r ON r.refund_id = key WHERE r.accepted_day = :'day')
+        -- Of which day one was whose row is gone, nothing says: it is asked about on every day.
+        SELECT FROM unnest(e.row_keys) AS key LEFT JOIN refunds r ON r.refund_id = key
+        WHERE r.accepted_day = :'day' OR r.refund_id IS NULL)
 ), commits AS MATERIALIZED (
     SELECT DISTINCT commit_no FROM trail WHERE NOT by_migration
 ), entries AS MATERIALIZED (
     SELECT e.* FROM audit_entries e JOIN audit_chain c USING (entry_id) JOIN commits USING (commit_no)
 ), wanted_journals AS MATERIALIZED (
     SELECT journal_id FROM journals j
-    JOIN (SELECT run_id FROM day_postings WHERE match_day = :'day'
-          UNION SELECT run_id FROM refunds WHERE accepted_day = :'day') p USING (run_id)
+    JOIN (SELECT DISTINCT run_id FROM day_postings WHERE match_day = :'day') p USING (run_id)
     WHERE created_xid IN (SELECT transaction_id FROM trail WHERE NOT by_migration)
+    UNION SELECT journal_id FROM journals JOIN refunds r USING (refund_id)
+    WHERE r.accepted_day = :'day' AND created_xid IN (SELECT transaction_id FROM trail WHERE NOT by_migration)
     UNION SELECT journal_id FROM journals WHERE kind = 'accrual' AND day = :'day'
     UNION SELECT key::uuid FROM entries, unnest(row_keys) AS key WHERE table_name = 'journals' AND key ~ '^[0-9a-f-]{36}$'
 ), refunded AS MATERIALIZED (
@@ -112,8 +115,8 @@ SELECT json_build_object('of', 'audit_chain', 'row', json_build_object(
     'content_sha256', e.content_sha256, 'of_whole_day', c.day IN (SELECT link_day FROM link_days)))
 FROM audit_chain c LEFT JOIN audit_entries e USING (entry_id)
 WHERE c.day IN (SELECT link_day FROM link_days) OR (c.day, c.seq) IN (
-    SELECT DISTINCT ON (t.link_day) b.day, b.seq FROM link_days t JOIN audit_chain b ON b.day < t.link_day
-    ORDER BY t.link_day, b.day DESC, b.seq DESC)
+    SELECT b.day, b.seq FROM link_days t CROSS JOIN LATERAL (
+        SELECT a.day, a.seq FROM audit_chain a WHERE a.day < t.link_day ORDER BY a.day DESC, a.seq DESC LIMIT 1) b)
 UNION ALL
 SELECT json_build_object('of', 'before_the_trail', 'posting', split_part(trim('()' FROM key), ',', 2))
 FROM audit_entries e, unnest(e.row_keys) AS key

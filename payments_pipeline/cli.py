@@ -440,8 +440,15 @@ def refund(
             _print(row | {"words": decided["words"] or None})
         else:
             click.echo(decided["words"] if refused else refund_line(row), err=refused)
-        # Told first: what was accepted stands, whether its certificate can be written now or by the day's next run.
-        write_certificates(endpoints.postgres_url, open_store(settings.storage), on)
+        if not refused:
+            try:
+                write_certificates(endpoints.postgres_url, open_store(settings.storage), on)
+            except PaymentsError as error:
+                click.echo(
+                    f"payments-pipeline: the refund is accepted and posted, its certificate is not written: {error} "
+                    "Give the same command again, or run the day.",
+                    err=True,
+                )
     sys.exit(1 if refused else 0)
 
 

@@ -53,21 +53,21 @@ _SCHEDULES = """
     SELECT competition_id::text, schedule_version, rules_hash, count(*) FROM match_postings
     WHERE match_day = %(day)s AND day_seq = %(seq)s GROUP BY 1, 2, 3
 """
-#: Refunds as the audit trail has them: the commits that accepted them, few, by an index of their own.
-_ACCEPTED = """
-    FROM audit_entries e JOIN audit_chain c USING (entry_id), unnest(e.row_keys, e.row_digests) AS line (key, digest)
-    JOIN refunds r ON r.refund_id = line.key
-    WHERE e.table_name = 'refunds' AND NOT e.by_migration AND r.accepted_day = %(day)s
+#: Commits that accepted refunds of the day: those that made both a journal of one and an entry of the trail.
+_ACCEPTANCES = """
+    SELECT DISTINCT c.commit_no FROM refunds r
+    JOIN journals j ON j.refund_id = r.refund_id AND j.kind = 'refund'
+    JOIN audit_entries e ON e.transaction_id = j.created_xid AND e.table_name = 'refunds' AND NOT e.by_migration
+    JOIN audit_chain c USING (entry_id)
+    WHERE r.accepted_day = %(day)s
 """
-_ACCEPTANCES = "SELECT DISTINCT c.commit_no" + _ACCEPTED
-_ACCEPTANCE = (
-    """
+_ACCEPTANCE = """
     SELECT max(r.accepted_at)::text, min(r.run_id), min(r.code_version), min(r.input_hash), count(*),
            encode(sha256(string_agg(line.digest, '' ORDER BY line.key COLLATE "C")), 'hex')
+    FROM audit_chain c JOIN audit_entries e USING (entry_id), unnest(e.row_keys, e.row_digests) AS line (key, digest)
+    JOIN refunds r ON r.refund_id = line.key
+    WHERE c.commit_no = %(commit_no)s AND e.table_name = 'refunds' AND r.accepted_day = %(day)s
 """
-    + _ACCEPTED
-    + "AND c.commit_no = %(commit_no)s"
-)
 #: Of the matches that something was given back of.
 _REFUND_SCHEDULES = """
     SELECT competition_id::text, schedule_version, rules_hash, count(*) FROM match_postings
@@ -133,11 +133,9 @@ def write_certificates(url: str, store: ObjectStore, day: date) -> list[str]:
         missing: list[Certificate] = [
             _read_posting(connection, day, seq) for seq in postings if posting_subject(seq) not in written
         ]
-        missing += [
-            _read_acceptance(connection, day, commit_no)
-            for commit_no in acceptances
-            if refund_subject(commit_no) not in written
-        ]
+        for commit_no in acceptances:
+            accepted = None if refund_subject(commit_no) in written else _read_acceptance(connection, day, commit_no)
+            missing += [accepted] if accepted is not None else []
     for certificate in missing:
         store.write_new(certificate.key, certificate.encode())
     return [store.uri(certificate.key) for certificate in missing]
@@ -164,10 +162,13 @@ def _read_posting(connection: psycopg.Connection, day: date, seq: int) -> Postin
         )
 
 
-def _read_acceptance(connection: psycopg.Connection, day: date, commit_no: int) -> RefundCertificate:
+def _read_acceptance(connection: psycopg.Connection, day: date, commit_no: int) -> RefundCertificate | None:
     of = {"day": day, "commit_no": commit_no}
     with connection.transaction():
         [(accepted_at, run_id, code_version, input_hash, refunds, digest)] = _rows(connection, _ACCEPTANCE, of)
+        if not refunds:
+            # In a restored database a transaction may have the number of an older one.
+            return None
         return RefundCertificate(
             day=day,
             accepted_at=accepted_at,

@@ -60,8 +60,8 @@ _JOURNALS = f"""
     FROM day_postings p JOIN LATERAL (SELECT * FROM audit_entries WHERE {_ENTRY} ORDER BY entry_id LIMIT 1) a ON true
     JOIN journals j ON j.created_xid = a.transaction_id AND j.run_id = p.run_id
     UNION ALL
-    SELECT DISTINCT r.accepted_day, 'refunds', t.commit_no, j.journal_id, j.match_id, j.posting_no
-    FROM {_ACCEPTED} JOIN journals j ON j.created_xid = t.transaction_id AND j.run_id = r.run_id
+    SELECT r.accepted_day, 'refunds', t.commit_no, j.journal_id, j.match_id, j.posting_no
+    FROM {_ACCEPTED} JOIN journals j ON j.refund_id = r.refund_id AND j.created_xid = t.transaction_id
 """
 _REFUND_SCHEDULES = f"""
     SELECT j.day, j.of, j.number, m.competition_id::text, m.schedule_version, m.rules_hash, count(DISTINCT m.match_id)
@@ -121,7 +121,7 @@ def certificates_say_what_was_posted(connection: psycopg.Connection, store: Obje
                 f"{said['chain']['hash'][:16]}…: its end was cut off, or it was written anew; restore a backup"
             )
         if subject not in expected:
-            found.breaches.append(f"{key}: there is no such posting, or none that changed anything; restore a backup")
+            found.breaches.append(f"{key}: {_words(subject)} is not there, or changed nothing; restore a backup")
         elif subject in seen:
             found.breaches.append(f"{key}: {_words(subject)} has another certificate; one is forged")
         else:
@@ -141,10 +141,13 @@ def _missing(store: ObjectStore, subjects: set[Subject]) -> list[str]:
     """Say which have none even now: one may have been on its way."""
     now = certificate_keys(store) if subjects else []
     return [
-        f"{_words(subject)} has no certificate: run the day, which writes it"
+        f"{_words(subject)} has no certificate: {_CURES[subject[1]]}, which writes it"
         for subject in sorted(subjects)
         if not any(key.startswith(f"{_name(subject)}-") for key in now)
     ]
+
+
+_CURES = {"posting": "run the day", "refunds": "run the day, or give the refund command again"}
 
 
 def _words(subject: Subject) -> str:
@@ -163,7 +166,9 @@ def _name(subject: Subject) -> str:
 
 def _subject(said: dict[str, Any]) -> Subject:
     of, number = ("posting", said["posting"]) if "posting" in said else ("refunds", said["chain"]["commit_no"])
-    return date.fromisoformat(said["day"]), of, int(number)
+    if type(number) is not int:
+        raise TypeError(number)
+    return date.fromisoformat(said["day"]), of, number
 
 
 def _parsed(key: str, data: bytes) -> dict[str, Any] | None:

@@ -260,7 +260,7 @@ def test_request_files_added_since_are_noted_since_refused_requests_post_nothing
             "there is no refund accepted in",
         ),
         ("DELETE FROM refunds WHERE refund_id = 'r2'", "refunds r2 is missing"),
-        ("DELETE FROM refunds WHERE refund_id = 'r1'", "there is no refund accepted in"),
+        ("DELETE FROM refunds WHERE refund_id = 'r1'", "refunds r1 is missing"),
         ("UPDATE ledger_entries SET recipient = 'y' WHERE refund_id = 'r3'", "entries_sha256 is"),
         ("UPDATE ledger_entries SET debit_minor = 2 WHERE refund_id = 'r3' AND debit_minor > 0", "totals is"),
         (
@@ -391,7 +391,8 @@ def forged(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     change(said)
     data = json.dumps(said, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     path.unlink()
-    path.with_name(f"{said['posting']:04d}-{hashlib.sha256(data).hexdigest()[:16]}.json").write_bytes(data)
+    subject = f"{said['posting']:04d}" if "posting" in said else path.name.rpartition("-")[0]
+    path.with_name(f"{subject}-{hashlib.sha256(data).hexdigest()[:16]}.json").write_bytes(data)
 
 
 @pytest.mark.rule("always/checked-without-us")
@@ -414,6 +415,44 @@ def test_a_forged_certificate_is_told(day, change, told):
     code, lines = day()
     assert code == 1
     assert any(re.match(f"FAULT .*json: {told}", line) for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda said: said["totals"][0].update(debit_minor=26), "totals is"),
+        (lambda said: said["input_hashes"].update(refund_requests="0" * 64), "input_hashes is"),
+        (lambda said: said["chain"].update(hash="0" * 64), "the chain has no such link as its head"),
+        (lambda said: said.update(refunds=2), "refunds is"),
+        (lambda said: said.update(refunds_sha256="0" * 64), "refunds_sha256 is"),
+        (lambda said: said.update(accepted_at="2024-08-17 00:00:00+00"), "accepted_at is"),
+        (lambda said: said["schedules"].clear(), "schedules is"),
+    ],
+)
+def test_a_forged_certificate_of_refunds_is_told(day, change, told):
+    day.refund(r1=20)
+    forged(day.certificates[2], change)
+    code, lines = day()
+    assert code == 1
+    assert any(re.match(f"FAULT .*json: {told}", line) for line in lines), lines
+
+
+def test_rows_of_an_older_sql_cannot_be_checked(day):
+    assert day()[0] == 0
+    rows = (day.folder / "day.jsonl").read_text("utf-8")
+    (day.folder / "day.jsonl").write_text(re.sub(r', ?"of_whole_day" ?: ?(true|false)', "", rows), "utf-8")
+    code, lines = day(f"python3 checker/check_certificate.py day.jsonl {day.certificates[0]} 2>&1; exit $?")
+    assert (code, lines) == (2, [])
+
+
+def test_refunds_whose_rows_are_gone_with_their_certificate_are_told_on_every_day(day):
+    day.refund(NEXT, r1=20)
+    day.certificates[-1].unlink()
+    day.tamper(
+        """DELETE FROM ledger_entries WHERE refund_id = 'r1'; DELETE FROM journals WHERE refund_id = 'r1';
+           DELETE FROM refunds"""
+    )
+    assert "FAULT refunds r1 is missing" in " ".join(day()[1])
 
 
 def test_a_certificate_changed_under_its_name_is_told(day):

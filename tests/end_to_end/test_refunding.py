@@ -74,6 +74,22 @@ def test_the_command_refunds_once_says_what_it_did_and_refuses_with_why(charged:
     assert {row["ok"] for row in charged.home.rows("verify")} == {True}, "certificates are there at once"
 
 
+def test_a_refund_whose_certificate_cannot_be_written_is_accepted_and_says_so(
+    charged: Charged, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fee = charged.fees[2]
+    named = ("--match", fee["match_id"], "--party", fee["party_id"], "--reason", "rained off", "--date", THIRD_DAY)
+    asked = ("refund", "--refund-id", "s1", "--amount-minor", "1", *named, "--json")
+    monkeypatch.setitem(charged.home.environment, "PAYMENTS_STORAGE_URL", str(tmp_path / "gone"))
+    done = charged.home.run(*asked)
+    assert json.loads(done.stdout)["decision"] == "accepted"
+    assert "accepted and posted, its certificate is not written" in done.stderr
+    monkeypatch.undo()
+    charged.home.run("verify", expect=1)
+    assert json.loads(charged.home.run(*asked).stdout)["decision"] == "repeated"
+    assert {row["ok"] for row in charged.home.rows("verify")} == {True}, "and then it was"
+
+
 def test_what_was_refunded_is_swept_shown_and_verified(charged: Charged) -> None:
     charged.home.rows("run", "--date", THIRD_DAY)
     party = charged.fees[1]["party_id"]

@@ -99,7 +99,7 @@ def test_refunds_whose_certificate_is_gone_are_told_and_the_day_s_next_run_write
     gone.unlink()
     [words] = broken(world)[CERTIFICATES]
     accepted = f"what of refunds was accepted for 2024-08-19 in commit {commit}"
-    assert words == f"{accepted} has no certificate: run the day, which writes it"
+    assert words == f"{accepted} has no certificate: run the day, or give the refund command again, which writes it"
 
 
 def test_a_changed_refund_is_told_by_its_certificate_as_well(world: World) -> None:
@@ -117,7 +117,13 @@ def test_a_certificate_changed_under_its_name_is_found_by_it(world: World) -> No
     assert found[1:] == (), "the posting has one, such as it is"
 
 
-@pytest.mark.parametrize("data", [b"", b"{}", b"no JSON", b"[1]", b'{"day": "x"}', b"\xff"])
+UNNUMBERED = [
+    f'{{"day": "2024-08-17", "posting": {number}, "chain": {{"day": "x", "seq": 1, "hash": "x"}}}}'.encode()
+    for number in ("1e999", '"3"', "3.0", "true", "null")
+]
+
+
+@pytest.mark.parametrize("data", [b"", b"{}", b"no JSON", b"[1]", b'{"day": "x"}', b"\xff", *UNNUMBERED])
 def test_what_is_no_certificate_is_told_and_stops_nothing(world: World, data: bytes) -> None:
     certificates(world.settings)[0].with_name("0003-0000000000000000.json").write_bytes(data)
     [words] = broken(world)[CERTIFICATES]
@@ -182,7 +188,7 @@ def test_a_trail_whose_end_was_cut_off_with_what_it_recorded_is_told_by_the_cert
     found = broken(world)
     assert not found.keys() & {CHAIN, ROWS}, "a chain without its end is a chain"
     assert any("its end was cut off" in words for words in found[CERTIFICATES])
-    assert any("there is no such posting" in words for words in found[CERTIFICATES])
+    assert any("is not there, or changed nothing" in words for words in found[CERTIFICATES])
 
 
 def test_a_trail_written_anew_over_changed_rows_is_told_by_the_certificate(world: World) -> None:
