@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from payments_pipeline.domain.errors import AllocationOverflowError
+from payments_pipeline.domain.errors import AllocationOverflowError, InvariantError
 
 Ints = npt.NDArray[np.int64]
 
@@ -40,6 +40,8 @@ _FEW = 40
 @dataclass(frozen=True)
 class Claims:
     """What is claimed from pots: aligned int64 arrays, sorted by pot, fixed lines first, then line_no, then party.
+
+    The claims of a line in a pot stand beside each other, one for each sharer, and say the same.
 
     Attributes:
         pot: position of the pot.
@@ -71,6 +73,7 @@ def divide(amounts: Ints, claims: Claims, threads: int = 1) -> tuple[Ints, Ints]
 
     Raises:
         AllocationOverflowError: an amount, value or cap is negative or above LIMIT; names the pot's position.
+        InvariantError: a line's claims are not as many as its sharers, beside each other; names the pot's position.
 
     Source: Hamilton's method; docs/concepts/allocation.md.
     """
@@ -132,6 +135,12 @@ def _refuse(amounts: Ints, claims: Claims) -> NoReturn:
         for at in np.flatnonzero((values < 0) | (values > LIMIT))[:1]
         for pot in [pots[at]]
     ]
+    if not found:
+        together = (np.diff(claims.pot, prepend=-1) != 0) | (np.diff(claims.line_no, prepend=-1) != 0)
+        starts = np.flatnonzero(together)
+        counts = np.diff(starts, append=len(claims.pot))
+        pot = int(claims.pot[starts[np.flatnonzero(counts != claims.sharers[starts])[0]]])
+        raise InvariantError(f"pot {pot}: a line has more or fewer claims than sharers. Nothing was divided: a defect.")
     pot, value = found[0]
     raise AllocationOverflowError(
         f"pot {pot}: {value} is not between 0 and {LIMIT}. Nothing was divided. Mend amount or line."
@@ -144,7 +153,6 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
     first: int,
     end: int,
     method: Ints,
-    line_no: Ints,
     value: Ints,
     cap_minor: Ints,
     sharers: Ints,
@@ -157,19 +165,19 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
 ) -> int:  # pragma: no cover - compiled
     """Divide one pot among the claims `first` to `end` of aligned arrays, into `given`; for compiled callers.
 
-    All recipients of a line have the same entitlement, and stand beside each other: it is worked out once a line.
+    All recipients of a line have the same entitlement, and stand beside each other: it is worked out once a line, and
+    of each line only the first claim is read.
 
     Args:
         amount: minor units.
         first: position of the pot's first claim.
         end: position after its last.
-        method: as the next four, see `Claims`.
-        line_no: tells one line from the next; any number that does.
+        method: as the next three, see `Claims`.
         value: see `Claims`.
         cap_minor: see `Claims`.
         sharers: see `Claims`.
         given: written: minor units of each claim.
-        begin: scratch, as the next four, longer than the pot has claims.
+        begin: scratch, as the next four, longer than the pot has lines.
         rest: scratch.
         base: scratch.
         order: scratch.
@@ -181,9 +189,10 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
     remaining = amount
     at = first
     while at < end and method[at] == 0:
-        given[at] = min(value[at], remaining)
-        remaining -= given[at]
-        at += 1
+        for j in range(at, at + sharers[at]):
+            given[j] = min(value[at], remaining)
+            remaining -= given[j]
+        at += sharers[at]
     if remaining > 9_223_372_036_854_775_807 // 10_000:
         return -1
     # What the percent lines take in all, and the weights of the remainder lines.
@@ -200,9 +209,7 @@ def divide_pot(  # noqa: C901 - one pass over memory; taken apart it is slower a
             if weights > 9_223_372_036_854_775_807 - value[at]:
                 return -1
             weights += value[at]
-        line = line_no[at]
-        while at < end and line_no[at] == line:
-            at += 1
+        at += sharers[at]
         lines += 1
     begin[lines] = end
     rest_total = remaining * 10_000 - taken
@@ -298,28 +305,29 @@ def _kernel(
     left: Ints,
 ) -> bool:  # pragma: no cover - compiled
     """Divide pots, whose claims are the rows `first` to `end`; say whether every number is admitted."""
-    widest, start = 0, first
-    for row in range(first + 1, end):
-        if pot[row] != pot[row - 1]:
-            widest = max(widest, row - start)
-            start = row
-    widest = max(widest, end - start)
-    begin, rest, base, order, spare = np.empty((5, widest + 1), dtype=np.int64)
+    begin, rest, base, order, spare = np.empty((5, _FEW), dtype=np.int64)
     row = first
     for place in range(first_pot, end_pot):
         if amounts[place] < 0 or amounts[place] > LIMIT:
             return False
-        start = row
+        start, lines = row, 0
         while row < end and pot[row] == place:
+            last = row + sharers[row] - 1
             if value[row] < 0 or value[row] > LIMIT or cap_minor[row] > LIMIT:
                 return False
-            row += 1
+            if last < row or last >= end or pot[last] != place or line_no[last] != line_no[row]:
+                return False
+            row = last + 1
+            if row < end and pot[row] == place and line_no[row] == line_no[last]:
+                return False
+            lines += 1
+        if lines >= len(begin):
+            begin, rest, base, order, spare = np.empty((5, 2 * lines), dtype=np.int64)
         left[place] = divide_pot(
             amounts[place],
             start,
             row,
             method,
-            line_no,
             value,
             cap_minor,
             sharers,

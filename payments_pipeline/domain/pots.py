@@ -410,14 +410,13 @@ def _fill(  # noqa: C901 - one pass over memory; taken apart it is slower and no
                         scratch_line,
                         scratch_party,
                     )
-                    for k in range(start, n):
-                        method[k], value[k], cap[k] = line_method[line], line_value[line], line_cap[line]
-                        sharers[k] = n - start
+                    if n > start:
+                        # The first of a line's claims speaks for all.
+                        method[start], value[start], cap[start] = line_method[line], line_value[line], line_cap[line]
+                        sharers[start] = n - start
                 if not is_divided:
                     divided = n
-            left = divide_pot(
-                amount, 0, n, method, scratch_line, value, cap, sharers, given, begin, rest, base, order, spare
-            )
+            left = divide_pot(amount, 0, n, method, value, cap, sharers, given, begin, rest, base, order, spare)
             is_wide = left == TOO_WIDE
             began = row
             if left > 0 or is_wide:

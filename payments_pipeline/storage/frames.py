@@ -18,9 +18,11 @@ A float column is never a column of whole numbers, whatever it holds. A missing 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,10 @@ import pyarrow.compute as pc
 from payments_pipeline.domain.errors import InvariantError
 from payments_pipeline.domain.schemas import CATEGORY, Column, TableSchema
 
+_Of = TypeVar("_Of")
+_Made = TypeVar("_Made")
+#: Rows from which threads pay.
+_LONG = 1 << 17
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
@@ -55,7 +61,7 @@ def conform(frame: pd.DataFrame | pa.Table, schema: TableSchema) -> pa.Table:
         raise _refusal(schema.name, f"the columns are not those declared: {'; '.join(faults)}")
     if not len(frame):
         return schema.arrow().empty_table()
-    arrays = [_conform_column(frame, column, schema) for column in schema.columns]
+    arrays = _each(lambda column: _conform_column(frame, column, schema), schema.columns, len(frame))
     return _in_order(pa.table(arrays, schema=schema.arrow()), schema)
 
 
@@ -125,13 +131,22 @@ def _empty_frame(schema: pa.Schema) -> pd.DataFrame:
 
 
 def _frame(table: pa.Table) -> pd.DataFrame:
-    columns = {}
-    for field, column in zip(table.schema, table.columns, strict=True):
+    def to_pandas(position: int) -> Any:  # what pandas makes a column of
+        field, column = table.schema.field(position), table.column(position)
         if field.nullable and field.type in _NULLABLE:
-            columns[field.name] = column.to_pandas(types_mapper=_NULLABLE.get)
-        else:
-            columns[field.name] = column.to_pandas(date_as_object=True)
+            return column.to_pandas(types_mapper=_NULLABLE.get)
+        return column.to_pandas(date_as_object=True)
+
+    columns = dict(zip(table.column_names, _each(to_pandas, range(table.num_columns), table.num_rows), strict=True))
     return pd.DataFrame(columns, columns=table.column_names, index=pd.RangeIndex(table.num_rows), copy=False)
+
+
+def _each(work: Callable[[_Of], _Made], columns: Sequence[_Of], rows: int) -> list[_Made]:
+    """Do something with each column, with several at once where they are long."""
+    if rows < _LONG:
+        return [work(column) for column in columns]
+    with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        return list(pool.map(work, columns))
 
 
 def stable_dictionaries(table: pa.Table) -> pa.Table:

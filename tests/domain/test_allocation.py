@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from payments_pipeline.domain import allocation
 from payments_pipeline.domain.allocation import FIXED, LIMIT, NO_CAP, PERCENT, REMAINDER, Claims, divide
-from payments_pipeline.domain.errors import AllocationOverflowError
+from payments_pipeline.domain.errors import AllocationOverflowError, InvariantError
 
 Line = tuple[int, int, int, int]  # method, value, cap_minor, recipients
 
@@ -158,6 +158,14 @@ def test_a_pot_with_a_hundred_thousand_recipients_is_divided_exactly() -> None:
 def test_an_amount_beyond_the_limit_is_refused_by_name(amount: int) -> None:
     with pytest.raises(AllocationOverflowError, match="pot 0"):
         divide(np.array([amount]), claims_of([[(REMAINDER, 1, NO_CAP, 1)]]))
+
+
+@pytest.mark.parametrize("sharers", [-1, 0, 1, 3, 4, 2**62])
+def test_a_line_that_has_more_or_fewer_claims_than_sharers_is_refused_by_name(sharers: int) -> None:
+    claims = claims_of([[(REMAINDER, 1, NO_CAP, 2)], [(PERCENT, 5, NO_CAP, 2), (REMAINDER, 1, NO_CAP, 1)]])
+    claims.sharers[2:4] = sharers
+    with pytest.raises(InvariantError, match="pot 1: a line has more or fewer claims than sharers"):
+        divide(np.array([100, 100]), claims)
 
 
 def test_a_weight_beyond_the_limit_is_refused_by_name() -> None:
