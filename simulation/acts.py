@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -29,7 +30,7 @@ from payments_pipeline.storage.settlement_records import take_report_in
 from payments_pipeline.storage.table_declarations import Table
 from payments_pipeline.storage.tables import WriteMode, write_rows
 from simulation.inputs import PLAYERS, POTS, day_input, day_of, input_hash, parties_frame
-from simulation.processor import NAME
+from simulation.processor import NAME, inline_portal
 
 if TYPE_CHECKING:
     from simulation.world import World
@@ -83,6 +84,7 @@ def dispatch(world: World, run: RunInfo, day: int) -> None:
         run,
         clock=world.sender_now,
         sleep=world.sleep,
+        portal=partial(inline_portal, eager=bool(day % 2)),
     )
     dispatch(parties)
 

@@ -6,14 +6,16 @@ outlived its lifetime is forgotten: the same bytes sent again are a second payme
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -279,3 +281,49 @@ class SimulatedProcessor:
         """Give the keys under which the processor took more than one request."""
         keys = [payment.key for payment in self.payments if not payment.rejected]
         return sorted({key for key in keys if keys.count(key) > 1})
+
+
+_Given = TypeVar("_Given")
+
+
+class _Call(Generic[_Given]):
+    """A call that is made when its answer is first wanted."""
+
+    def __init__(self, make: Callable[[], _Given]) -> None:
+        self._make = make
+        self._given: list[_Given] = []
+
+    def result(self) -> _Given:
+        """Give the answer."""
+        if not self._given:
+            self._given.append(self._make())
+        return self._given[0]
+
+
+class InlinePortal:
+    """Makes the processor's calls in the caller's own thread, so that what comes when is the scheduler's to say."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, eager: bool) -> None:
+        self._loop = loop
+        self._eager = eager
+
+    def start_task_soon(self, call: Callable[..., Awaitable[_Given]], *arguments: Any) -> _Call[_Given]:
+        """Make a call at once, or once the caller waits for it: what a thread of its own does lies between."""
+
+        async def made() -> _Given:
+            return await call(*arguments)
+
+        pending = _Call(lambda: self._loop.run_until_complete(made()))
+        if self._eager:
+            pending.result()
+        return pending
+
+
+@contextmanager
+def inline_portal(*, eager: bool) -> Iterator[InlinePortal]:
+    """Open a portal of the caller's own thread."""
+    loop = asyncio.new_event_loop()
+    try:
+        yield InlinePortal(loop, eager=eager)
+    finally:
+        loop.close()

@@ -2,6 +2,9 @@
 
 Belongs here: the order of committing, sending and committing again. Does not belong here: SQL
 (`storage.payout_submissions`), HTTP (the adapters), the clock (handed in).
+
+The processor's calls are made in a thread of their own, and Postgres is asked in the caller's, on one connection:
+neither waits for the other, and whatever interrupts the caller finds the connection in no other hands.
 """
 
 from __future__ import annotations
@@ -9,13 +12,16 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import Any, Protocol, TypeVar
 from zoneinfo import ZoneInfo
 
 import pandas as pd
 import psycopg
+from anyio.from_thread import start_blocking_portal
 
 from payments_pipeline.domain.errors import (
     PayoutOutcomeUnknownError,
@@ -43,6 +49,25 @@ _LONGEST_PAUSE_S = 30.0
 #: What is sent again later than this after its first sending is the next dispatch's, which looks at the parties anew.
 _RETRIED_FOR = timedelta(seconds=60)
 Clock = Callable[[], datetime]
+_Of = TypeVar("_Of")
+_Given = TypeVar("_Given")
+_Told = TypeVar("_Told", covariant=True)
+
+
+class Pending(Protocol[_Told]):
+    """What a call that was started will give."""
+
+    def result(self) -> _Told:
+        """Wait for it; raises what the call raised."""
+        ...
+
+
+class Portal(Protocol):
+    """Where calls of a processor are made while the caller goes on."""
+
+    def start_task_soon(self, call: Callable[..., Awaitable[_Given]], *arguments: Any) -> Pending[_Given]:
+        """Start a call."""
+        ...
 
 
 def utc_now() -> datetime:
@@ -92,6 +117,7 @@ class Dispatch:
         run: who dispatches.
         clock: gives now.
         sleep: waits.
+        portal: opens where the processor's calls are made; what is under way when it is left by an error is given up.
         progress: told in words how far a long dispatch has come, every few seconds.
     """
 
@@ -103,6 +129,7 @@ class Dispatch:
     run: RunInfo
     clock: Clock = utc_now
     sleep: Sleep = asyncio.sleep
+    portal: Callable[[], AbstractContextManager[Portal]] = start_blocking_portal
     progress: Callable[[str], None] = lambda _words: None
 
     def __call__(self, parties: pd.DataFrame) -> Dispatched:
@@ -114,15 +141,19 @@ class Dispatch:
         Raises:
             LedgerFaultError: what is stored breaks a rule of the ledger; nothing was sent.
         """
-        with connect(self.url) as connection, session_lock(connection, Lock.DISPATCH):
-            return asyncio.run(_Course(self, connection, parties).run())
+        with (
+            connect(self.url) as connection,
+            session_lock(connection, Lock.DISPATCH),
+            self.portal() as portal,
+        ):
+            return _Course(self, connection, parties, portal).run()
 
 
 class _Course:
     """One dispatch under way."""
 
-    def __init__(self, order: Dispatch, connection: psycopg.Connection, parties: pd.DataFrame) -> None:
-        self.connection = connection
+    def __init__(self, order: Dispatch, connection: psycopg.Connection, parties: pd.DataFrame, portal: Portal) -> None:
+        self.connection, self.portal = connection, portal
         self.parties = parties
         self.day, self.by, self.clock = order.day, order.run, order.clock
         self.processor, self.policy, self.zone = order.processor, order.policy, order.zone
@@ -134,27 +165,36 @@ class _Course:
         self.doubts: list[str] = []
         self.told_at = self.clock()
 
-    async def run(self) -> Dispatched:
+    def run(self) -> Dispatched:
         name = self.processor.name
         store.check_ledger(self.connection)
         store.abandon_unanswered(self.connection, self.day, name, self.by)
         store.give_up_expired(self.connection, self.day, name, self.clock(), self.by)
-        async with self.processor:
-            await self.resolve()
-            await self.send_again()
+        with self.opened():
+            self.resolve()
+            self.send_again()
             self.done.cancelled += store.refuse_unpayable(self.connection, self.day, name, self.parties, self.by)
-            await self.send_approved()
+            self.send_approved()
         self.done.stopped, self.done.doubts = self.breaker.why, _first_of(self.doubts)
         return self.done
 
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Hold the processor's connections."""
+        self.portal.start_task_soon(self.processor.__aenter__).result()
+        try:
+            yield
+        finally:
+            self.portal.start_task_soon(self.processor.__aexit__, None, None, None).result()
+
     # What was sent before ---------------------------------------------------------------------------------------------
 
-    async def resolve(self) -> None:
+    def resolve(self) -> None:
         """Ask about what is unknown, by its key; send again only what was never seen, while the key lives."""
         asked = store.unknown(self.connection, self.day, self.processor.name)
         began_at, gone = self.clock(), 0
         for batch in self.breaker.batches(asked):
-            answers = await asyncio.gather(*(self.look_up(attempt) for attempt in batch))
+            answers = _all(self.portal.start_task_soon(_together, self.look_up, batch))
             looked_up = [answer for answer in answers if answer is not None]
             alive = {attempt.instruction_id for attempt in batch if self.clock() < attempt.not_after}
             never_seen = [
@@ -203,7 +243,7 @@ class _Course:
             return LookedUp(about[0], "doubtful", *about[1:], words)
         return LookedUp(about[0], str(told.status), *about[1:], told.message)
 
-    async def send_again(self) -> None:
+    def send_again(self) -> None:
         """Send again what was never accepted; it asks the gate too, for a hold or a correction may have come since."""
         before = store.unavailable(self.connection, self.day, self.processor.name, self.clock())
         began_at, gone = self.clock(), 0
@@ -212,14 +252,17 @@ class _Course:
             fits = store.within_limits_again(self.connection, again, self.zone, self.policy)
             self.done.waiting += len(again) - len(fits)
             if fits:
-                await self.send(store.begin_again(self.connection, self.day, fits, self.by))
+                began = self.clock()
+                self.follow(
+                    self.answered(self.start(store.begin_again(self.connection, self.day, fits, self.by))), began
+                )
             gone += len(batch)
             self.tell("sent again", gone, len(before), began_at)
         self.done.waiting += len(before) - gone
 
     # What is sent for the first time ----------------------------------------------------------------------------------
 
-    async def send_approved(self) -> None:
+    def send_approved(self) -> None:
         approved = store.approved(self.connection, self.day, self.processor.name, self.zone, self.policy)
         self.done.waiting += int((~approved["fits"]).sum())
         self.doubts += [
@@ -228,22 +271,56 @@ class _Course:
             for each, amount_minor, currency in beyond_limits(approved, self.policy)
         ]
         approved = approved[approved["fits"]].reset_index(drop=True)
-        began_at, gone = self.clock(), 0
-        for places in self.breaker.batches(range(len(approved))):
+        batches = self.breaker.batches(range(len(approved)))
+        began_at, gone, left = self.clock(), 0, len(approved)
+        unwritten: list[Outcome] = []
+        # Once a batch as large as any went through, the next is committed while one is under way.
+        is_steady = False
+        batch = self.begin(approved, batches)
+        while batch is not None:
+            places, attempts = batch
+            left -= len(places)
+            began = self.clock()
+            under_way = self.start(attempts)
+            try:
+                self.finish(unwritten)
+                ahead = self.begin(approved, batches) if is_steady else None
+            except Exception as error:
+                # What becomes of these is known soon, whatever this broke off at.
+                try:
+                    self.finish(self.answered(under_way))
+                except Exception as also:  # noqa: BLE001 - told with the first; the next dispatch looks these up
+                    error.add_note(f"What came of {len(attempts)} attempts was not written down either: {also}")
+                raise
+            outcomes = self.answered(under_way)
+            went_through = all(outcome.outcome in ("acknowledged", "rejected") for outcome in outcomes)
+            is_steady = went_through and len(outcomes) == self.policy.dispatch.batch_size
+            unwritten = outcomes if went_through and ahead is not None else []
+            if not unwritten:
+                self.follow(outcomes, began)
             gone += len(places)
-            batch, requests = self.encoded(approved.iloc[list(places)].reset_index(drop=True))
-            execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
-            window = sendable_for(self.processor.capabilities.key_lifetime, self.policy)
-            not_after = self.clock() + window
-            # The gate looks once more: the batches before took their time.
-            attempts, refused = store.begin(
-                self.connection, self.day, batch, requests, execute_on, not_after, window, self.parties, self.by
-            )
-            self.done.sent += len(attempts)
-            self.done.cancelled += refused
-            await self.send(attempts)
             self.tell("instructions", gone, len(approved), began_at)
-        self.done.waiting += len(approved) - gone
+            batch = ahead if ahead is not None else self.begin(approved, batches)
+        self.done.waiting += left
+
+    def begin(
+        self, approved: pd.DataFrame, batches: Iterator[Sequence[int]]
+    ) -> tuple[Sequence[int], list[Attempt]] | None:
+        """Commit the attempts of the next batch; None where there is none."""
+        places = next(batches, None)
+        if places is None:
+            return None
+        batch, requests = self.encoded(approved.iloc[list(places)].reset_index(drop=True))
+        execute_on = [execution_day(sweep_day, self.day) for sweep_day in batch["sweep_day"]]
+        window = sendable_for(self.processor.capabilities.key_lifetime, self.policy)
+        not_after = self.clock() + window
+        # The gate looks once more: the batches before took their time.
+        attempts, refused = store.begin(
+            self.connection, self.day, batch, requests, execute_on, not_after, window, self.parties, self.by
+        )
+        self.done.sent += len(attempts)
+        self.done.cancelled += refused
+        return places, attempts
 
     def encoded(self, batch: pd.DataFrame) -> tuple[pd.DataFrame, list[bytes]]:
         """Give the bytes to send; an instruction that cannot be written is cancelled, alone."""
@@ -268,15 +345,26 @@ class _Course:
             self.doubts += [f"instruction {each} was cancelled: {why}." for each, why in faults.items()]
         return batch[~batch["instruction_id"].isin(list(faults))].reset_index(drop=True), requests
 
-    async def send(self, attempts: Sequence[Attempt]) -> None:
-        """Send committed attempts; what was definitely not accepted is tried again, as an attempt of its own."""
-        began_at = self.clock()
+    def start(self, attempts: Sequence[Attempt]) -> Pending[list[Outcome | BaseException]]:
+        """Send committed attempts; the caller goes on."""
+        return self.portal.start_task_soon(_together, self.send_one, attempts)
+
+    def answered(self, under_way: Pending[list[Outcome | BaseException]]) -> list[Outcome]:
+        """Wait for what came of attempts."""
+        outcomes = _all(under_way)
+        self.done.acknowledged += sum(outcome.outcome == "acknowledged" for outcome in outcomes)
+        self.done.rejected += sum(outcome.outcome == "rejected" for outcome in outcomes)
+        self.done.unknown += sum(outcome.outcome == "unknown" for outcome in outcomes)
+        return outcomes
+
+    def finish(self, outcomes: list[Outcome]) -> None:
+        """Commit what came of attempts."""
+        store.finish(self.connection, self.day, outcomes, self.by)
+
+    def follow(self, outcomes: list[Outcome], began_at: datetime) -> None:
+        """Commit what came of attempts; what was definitely not accepted is tried again, as an attempt of its own."""
         for retry in range(self.policy.dispatch.retries + 1):
-            outcomes = await asyncio.gather(*(self.send_one(attempt) for attempt in attempts))
-            store.finish(self.connection, self.day, outcomes, self.by)
-            self.done.acknowledged += sum(outcome.outcome == "acknowledged" for outcome in outcomes)
-            self.done.rejected += sum(outcome.outcome == "rejected" for outcome in outcomes)
-            self.done.unknown += sum(outcome.outcome == "unknown" for outcome in outcomes)
+            self.finish(outcomes)
             again = [o.attempt.instruction_id for o in outcomes if o.outcome in ("unavailable", "not_sent")]
             if not again:
                 return
@@ -287,8 +375,8 @@ class _Course:
             if self.breaker.why or retry == self.policy.dispatch.retries or asked_s > _LONGEST_PAUSE_S or too_late:
                 self.done.unavailable += len(again)
                 return
-            await self.sleep(pause_s)
-            attempts = store.begin_again(self.connection, self.day, again, self.by)
+            self.portal.start_task_soon(self.sleep, pause_s).result()
+            outcomes = self.answered(self.start(store.begin_again(self.connection, self.day, again, self.by)))
 
     async def send_one(self, attempt: Attempt) -> Outcome:
         async with self.lane:
@@ -329,6 +417,21 @@ class _Course:
             f"{done.rejected} rejected, {done.unknown} without an answer, {done.unavailable} to be sent again, "
             f"{done.cancelled} cancelled"
         )
+
+
+async def _together(call: Callable[[_Of], Awaitable[_Given]], each: Sequence[_Of]) -> list[_Given | BaseException]:
+    """Make calls at once, and give what each gave or raised: whatever one breaks off at, the others are answered."""
+    return await asyncio.gather(*map(call, each), return_exceptions=True)
+
+
+def _all(pending: Pending[list[_Given | BaseException]]) -> list[_Given]:
+    """Wait for calls made together; raises what the first of them raised."""
+    given: list[_Given] = []
+    for answer in pending.result():
+        if isinstance(answer, BaseException):
+            raise answer
+        given.append(answer)
+    return given
 
 
 #: Where the answer of a look-up leads.

@@ -19,6 +19,7 @@ from payments_pipeline.domain.errors import LedgerFaultError
 from payments_pipeline.storage.payout_instructions import cancel
 from payments_pipeline.storage.postgres import RunInfo
 
+_KNOWN_OF_PARTIES = ["status", "payout_token", "collection_token"]
 #: Parties up to which all are told to Postgres, whoever is asked about.
 _FEW_PARTIES = 1_000
 
@@ -43,34 +44,38 @@ class Fault:
 
 
 _RELEASED = "an item of it was released"
-#: Instructions that must not leave, and why; judged on what is stored and on the parties given.
+#: Instructions that must not leave, and why; judged on what is stored and on the parties given. All is looked for
+#: item by item (`LATERAL … OFFSET 0`): on tables that a large day has just filled Postgres takes an instruction for
+#: hundreds of items, and would go through claims and ledger as a whole for each batch.
 _FAULTS = """
     WITH gated AS (
         SELECT unnest(%(instructions)s::uuid[]) AS instruction_id
-    ), payable AS (
-        SELECT * FROM unnest(%(parties)s::text[], %(statuses)s::text[], %(payout_tokens)s::text[],
-                             %(collection_tokens)s::text[]) AS p (party_id, status, payout_token, collection_token)
     ), broken_matches AS MATERIALIZED (
         SELECT b.match_id, b.match_day FROM posting_breaks b
         WHERE b.seq = (SELECT max(d.seq) FROM day_postings d WHERE d.match_day = b.match_day)
     ), items AS (
         SELECT c.instruction_id, e.entry_id, e.journal_id, e.credit_minor - e.debit_minor AS amount_minor,
-               r.item_id IS NOT NULL AS is_released,
+               r.released_on IS NOT NULL AS is_released,
                -- A refund is of the day of its acceptance, and its match of another.
                EXISTS (
                    SELECT FROM broken_matches b WHERE b.match_id = e.match_id AND b.match_day = CASE e.kind
                    WHEN 'refund' THEN (SELECT m.match_day FROM match_postings m WHERE m.match_id = e.match_id
                                        ORDER BY m.posting_no DESC LIMIT 1)
                    ELSE e.day END) AS is_broken
-        FROM gated g JOIN instruction_claims c USING (instruction_id)
-        JOIN ledger_entries e ON e.entry_id = c.item_id
-        LEFT JOIN claim_releases r ON r.item_id = c.item_id AND r.claim_no = c.claim_no
+        FROM gated g
+        CROSS JOIN LATERAL (
+            SELECT * FROM instruction_claims c WHERE c.instruction_id = g.instruction_id OFFSET 0) c
+        CROSS JOIN LATERAL (SELECT * FROM ledger_entries e WHERE e.entry_id = c.item_id OFFSET 0) e
+        LEFT JOIN LATERAL (
+            SELECT r.released_on FROM claim_releases r WHERE (r.item_id, r.claim_no) = (c.item_id, c.claim_no)
+            OFFSET 0) r ON true
     ), unbalanced AS (
         -- A pot whose shares do not sum to it, or another journal whose sides differ.
         SELECT DISTINCT i.instruction_id FROM items i JOIN (
-            SELECT e.journal_id FROM ledger_entries e WHERE e.journal_id IN (SELECT journal_id FROM items)
-            GROUP BY e.journal_id, e.pot, e.pot_party_id, e.currency
-            HAVING sum(e.debit_minor - e.credit_minor) <> 0) bad USING (journal_id)
+            SELECT j.journal_id FROM (SELECT DISTINCT journal_id FROM items) j CROSS JOIN LATERAL (
+                SELECT FROM ledger_entries e WHERE e.journal_id = j.journal_id
+                GROUP BY e.pot, e.pot_party_id, e.currency
+                HAVING sum(e.debit_minor - e.credit_minor) <> 0 LIMIT 1) b) bad USING (journal_id)
     ), claimed AS (
         SELECT instruction_id, sum(amount_minor) AS net, bool_or(is_released) AS is_released,
                bool_or(is_broken) AS is_broken
@@ -78,21 +83,22 @@ _FAULTS = """
     ), corrected AS (
         -- What corrects an item, or what it corrects, is open or about to leave by itself: they are netted first.
         SELECT DISTINCT i.instruction_id
-        -- Item by item: the view as a whole is the ledger joined with itself.
         FROM items i CROSS JOIN LATERAL (SELECT s.other_id FROM item_siblings s WHERE s.item_id = i.entry_id OFFSET 0) b
-        LEFT JOIN open_items o ON o.item_id = b.other_id
-        LEFT JOIN unsent_claims u ON u.item_id = b.other_id AND u.instruction_id <> i.instruction_id
-        WHERE o.item_id IS NOT NULL OR u.item_id IS NOT NULL
+        CROSS JOIN LATERAL (
+            SELECT FROM open_items o WHERE o.item_id = b.other_id
+            UNION ALL
+            SELECT FROM unsent_claims u WHERE u.item_id = b.other_id AND u.instruction_id <> i.instruction_id
+            LIMIT 1) w
         UNION
         -- What was sent for an item before moved cash after it was over.
         SELECT i.instruction_id FROM items i JOIN late_settlements l ON l.item_id = i.entry_id
     ), judged AS (
         SELECT i.instruction_id, CASE
             WHEN c.is_released THEN %(released)s
-            WHEN p.party_id IS NULL THEN 'the party is not in the reference data'
-            WHEN p.status <> 'active' THEN 'the party is ' || p.status
-            WHEN i.token IS DISTINCT FROM CASE i.direction
-                WHEN 'credit' THEN p.payout_token ELSE p.collection_token END THEN 'the party''s token changed'
+            WHEN p.known IS NULL THEN 'the party is not in the reference data'
+            WHEN p.known ->> 'status' <> 'active' THEN 'the party is ' || (p.known ->> 'status')
+            WHEN i.token IS DISTINCT FROM p.known ->> CASE i.direction
+                WHEN 'credit' THEN 'payout_token' ELSE 'collection_token' END THEN 'the party''s token changed'
             WHEN c.net <> CASE i.direction WHEN 'credit' THEN i.amount_minor ELSE -i.amount_minor END
                 THEN 'its items net to ' || c.net
             WHEN c.is_broken THEN 'the match of an item of it has a break'
@@ -100,7 +106,7 @@ _FAULTS = """
             WHEN u.instruction_id IS NOT NULL THEN 'the journal of an item of it does not balance'
         END AS reason
         FROM gated g JOIN payout_instructions i USING (instruction_id)
-        LEFT JOIN payable p ON p.party_id = i.party_id
+        CROSS JOIN LATERAL (SELECT %(parties)s::jsonb -> i.party_id::text AS known) p
         LEFT JOIN claimed c USING (instruction_id)
         LEFT JOIN corrected k USING (instruction_id)
         LEFT JOIN unbalanced u USING (instruction_id)
@@ -133,18 +139,12 @@ def faults(cursor: psycopg.Cursor[Any], instruction_ids: Sequence[str], parties:
         )
         parties = parties[parties["party_id"].isin([row[0] for row in rows.fetchall()])]
     told = {
-        "parties": _texts(parties["party_id"]),
+        "instructions": list(instruction_ids),
+        # Looked up by id: joined as rows, whose number Postgres does not know, they are gone through for each other.
+        "parties": parties.set_index("party_id")[_KNOWN_OF_PARTIES].astype(object).to_json(orient="index"),
         "released": _RELEASED,
-        "statuses": _texts(parties["status"]),
-        "payout_tokens": _texts(parties["payout_token"]),
-        "collection_tokens": _texts(parties["collection_token"]),
     }
-    rows = cursor.execute(_FAULTS.encode(), {"instructions": list(instruction_ids), **told})
-    return [Fault(*row) for row in rows.fetchall()]
-
-
-def _texts(column: pd.Series) -> list[str | None]:
-    return [None if pd.isna(value) else str(value) for value in column]
+    return [Fault(*row) for row in cursor.execute(_FAULTS.encode(), told).fetchall()]
 
 
 def refuse(

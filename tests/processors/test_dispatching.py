@@ -2,7 +2,12 @@
 
 import asyncio
 import datetime as dt
+import os
 import re
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
@@ -24,6 +29,7 @@ from dispatches import (
 from money_zone import DAY, NEXT, RUN, FakeProcessor, MoneyZone, line, parties_frame, policy
 
 from payments_pipeline.domain.errors import (
+    LedgerFaultError,
     PayoutOutcomeUnknownError,
     PayoutRejectedError,
     ProcessorUnavailableError,
@@ -368,6 +374,116 @@ def test_a_processor_that_fails_in_the_middle_touches_no_more_than_a_batch(zone)
     assert zone.value("SELECT count(*) FROM instruction_states WHERE state = 'approved'") == 22
     processor.answer = lambda _key: None
     assert zone.dispatch(parties, processor, policy=careful).acknowledged == 32
+
+
+def submitting(zone: MoneyZone) -> int:
+    return zone.value("SELECT count(*) FROM instruction_states WHERE state = 'submitting'")
+
+
+def wait_for_the_next_batch(zone: MoneyZone, sent: int) -> None:
+    """Answer the first request of a batch no sooner than the next is committed: no transaction waits for an answer."""
+    until = time.monotonic() + 20
+    while zone.value("SELECT count(*) FROM payout_attempts") != sent - 1 + 16:
+        assert time.monotonic() < until, "the next batch is not begun while this one is under way"
+        time.sleep(0.01)
+
+
+@pytest.mark.rule("dispatch/committed-before")
+@pytest.mark.rule("dispatch/no-transaction")
+def test_the_next_batch_is_committed_while_one_is_under_way_once_the_processor_works(zone):
+    parties = many_approved(zone, 38)
+    small = policy(dispatch={"batch_size": 8, "breaker_failures": 8})
+    processor, under_way = FakeProcessor(), []
+
+    def look(key: str) -> None:
+        assert zone.value("SELECT count(*) FROM payout_attempts WHERE idempotency_key = %s", key) == 1
+        if len(processor.requests) in (9, 17, 25):
+            wait_for_the_next_batch(zone, len(processor.requests))
+        under_way.append(submitting(zone))
+
+    processor.answer = look
+    done = zone.dispatch(parties, processor, policy=small)
+    assert (done.sent, done.acknowledged, len(processor.taken)) == (40, 40, 40)
+    assert max(under_way[:8]) == 8, "the first shows whether the processor works"
+    assert max(under_way[8:]) == 16, "one that is under way and the next, no more"
+    assert submitting(zone) == 0
+
+
+@pytest.mark.rule("dispatch/breaker")
+def test_what_was_begun_ahead_when_the_breaker_opens_is_not_sent_and_goes_with_the_next_dispatch(zone):
+    parties = many_approved(zone, 38)
+    careful = policy(dispatch={"batch_size": 8, "breaker_failures": 8, "retries": 0})
+    processor = FakeProcessor()
+
+    def fail_from_the_third_batch_on(key: str) -> None:
+        if len(processor.requests) == 17:
+            wait_for_the_next_batch(zone, 17)
+        if len(processor.requests) >= 17:
+            UNAVAILABLE(key)
+
+    processor.answer = fail_from_the_third_batch_on
+    done = zone.dispatch(parties, processor, policy=careful)
+    assert (done.acknowledged, done.sent, done.unavailable, done.waiting) == (16, 32, 16, 8)
+    assert len(processor.requests) == 24
+    assert zone.rows("SELECT outcome, count(*) FROM payout_attempt_outcomes GROUP BY 1 ORDER BY 1") == [
+        ("acknowledged", 16),
+        ("not_sent", 8),
+        ("unavailable", 8),
+    ]
+    processor.answer = lambda _key: None
+    assert zone.dispatch(parties, processor, policy=careful).acknowledged == 24
+    assert set(zone.states().values()) == {"submitted"}
+    assert len(processor.taken) == 40
+
+
+class Silent(FakeProcessor):
+    async def submit(self, body: bytes, idempotency_key: str) -> Acknowledgement:
+        await super().submit(body, idempotency_key)
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+@pytest.fixture
+def interrupt() -> Iterator[Callable[[], None]]:
+    """Gives what raises KeyboardInterrupt in the main thread; Ctrl-C itself is deaf under several test processes."""
+    before = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    yield lambda: os.kill(os.getpid(), signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, before)
+
+
+@pytest.mark.timeout(60)
+def test_an_interrupt_gives_up_what_is_under_way_and_the_next_dispatch_asks_about_it(zone, database, interrupt):
+    processor = Silent(answer=lambda _key: threading.Timer(0.2, interrupt).start())
+    with pytest.raises(KeyboardInterrupt):
+        zone.dispatch(PARTIES, processor, policy=policy(dispatch={"batch_size": 1}))
+    assert not [thread for thread in threading.enumerate() if "portal" in thread.name]
+    with psycopg.connect(database.superuser_url) as connection:
+        query = """SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                   WHERE l.locktype = 'advisory' AND a.datname = current_database()"""
+        assert connection.execute(query).fetchone() == (0,)
+    assert sorted(zone.states().values()) == ["approved", "submitting"]
+    after = FakeProcessor(taken=processor.taken)
+    assert zone.dispatch(PARTIES, after).resolved == 1
+    assert set(zone.states().values()) == {"submitted"}
+    assert len(after.requests) == 1
+
+
+def test_what_is_under_way_is_written_down_when_the_next_batch_cannot_be_begun(zone, monkeypatch):
+    parties = many_approved(zone, 38)
+    small = policy(dispatch={"batch_size": 8, "breaker_failures": 8})
+    begin, begun = store.begin, []
+
+    def begin_twice(*arguments):
+        begun.append(None)
+        if len(begun) == 3:
+            raise LedgerFaultError("an item of it is given back")
+        return begin(*arguments)
+
+    monkeypatch.setattr(store, "begin", begin_twice)
+    with pytest.raises(LedgerFaultError):
+        zone.dispatch(parties, FakeProcessor(), policy=small)
+    assert sorted(zone.states().values()) == ["approved"] * 24 + ["submitted"] * 16
+    assert zone.value("SELECT count(*) FROM payout_attempt_outcomes WHERE outcome = 'acknowledged'") == 16
 
 
 @pytest.mark.rule("dispatch/breaker")

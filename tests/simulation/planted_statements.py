@@ -143,7 +143,7 @@ ANY_NET = PostgresEdit("check_instruction_claims", "AND m.net = CASE", "AND m.is
 
 SENT_FIRST = Edit(
     dispatch,
-    "_Course.send_approved",
+    "_Course.begin",
     "attempts, refused = store.begin(",
     "attempts, refused = "
     "(lambda *_: ([Attempt(k, 1, k, r, not_after) for k, r in zip(batch.instruction_id, requests)], 0))(",
@@ -176,7 +176,7 @@ OTHER_BYTES_SENT = Edit(
 OWN_CLOCK = Edit(submitting, "begin", "least(%s, clock_timestamp() + %s)", "coalesce(%s, clock_timestamp() + %s)")
 TRUSTED_TOO_LONG = Edit(payout_submissions, "sendable_for", "return max(", "return 10 * max(")
 DEAD_IS_FAILED = Edit(submitting, "abandon_unanswered", "str(State.UNKNOWN)", "str(State.FAILED)")
-HOLD_IGNORED = Edit(gate, "_FAULTS", "WHEN p.status <> 'active'", "WHEN false")
+HOLD_IGNORED = Edit(gate, "_FAULTS", "WHEN p.known ->> 'status' <> 'active'", "WHEN false")
 TOKEN_IGNORED = Edit(gate, "_FAULTS", "WHEN i.token IS DISTINCT FROM", "WHEN false AND i.token IS DISTINCT FROM")
 GATE_LEFT_OPEN = Edit(
     submitting, "may_leave_again", "found = faults(cursor, instruction_ids, parties)", "found: list[Fault] = []"
