@@ -21,6 +21,7 @@ import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
@@ -110,6 +111,7 @@ class Export:
         key = record([self.day, seq])
         return next((e for e in self.entries if e["table_name"] == "day_postings" and key in e["row_keys"]), None)
 
+    @cached_property
     def acceptances(self) -> dict[int, dict[str, Row]]:
         """Give the refunds of the day, by id, by the commit that accepted them."""
         commits = {link["entry_id"]: link["commit_no"] for link in self.links}
@@ -227,7 +229,7 @@ def expected_posting(export: Export, seq: str) -> Row | None:
 def expected_refunds(export: Export, said: Row) -> Row | None:
     """Work out what the certificate of an acceptance of refunds has to say; None where its commit accepted none."""
     commit_no = said["chain"].get("commit_no")
-    accepted = export.acceptances().get(commit_no)
+    accepted = export.acceptances.get(commit_no)
     if not accepted:
         return None
     refunds = list(accepted.values())
@@ -351,7 +353,7 @@ def missing_certificates(export: Export, given: Iterable[Row]) -> Iterator[str]:
             and subject({"posting": int(row["seq"])}) not in subjects
         ):
             yield f"posting {row['seq']} of {export.day} has no certificate among those given"
-    for commit_no in sorted(export.acceptances()):
+    for commit_no in sorted(export.acceptances):
         if subject({"chain": {"commit_no": commit_no}}) not in subjects:
             yield f"refunds accepted in commit {commit_no}, of {export.day}, have no certificate among those given"
 
